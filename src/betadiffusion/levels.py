@@ -1,0 +1,54 @@
+"""Level spacings: which levels a sampler stops at on its way from `start` down to `end`.
+
+Any monotone clock gives the same latents on another time, so a spacing is free to differ from the one trained with.
+"""
+
+import torch
+from torch import Tensor
+
+SNR_FLOOR = 1e-4  # signal-to-noise below which a level counts as pure noise; log(0) has no spacing
+
+
+def uniform(steps: int, start: float = 1.0, end: float = 0.0) -> Tensor:
+    """`steps + 1` levels, evenly spaced in t, from start down to end: float64."""
+    return torch.linspace(start, end, steps + 1, dtype=torch.float64)
+
+
+def even_in(quantity: Tensor, knots: Tensor, steps: int, start: float = 1.0, end: float = 0.0) -> Tensor:
+    """`steps + 1` falling levels between which a quantity tabulated at rising knots changes by equal amounts.
+
+    quantity and knots (K,); changes are counted by their size, so a quantity that wavers still gives falling levels;
+    a thousandth of the spacing is kept uniform in t, so that levels fall strictly where the quantity is flat.
+    """
+    quantity, knots = quantity.double().cpu(), knots.double().cpu()
+    change = quantity.diff().abs()
+    share = change / change.sum() if change.sum() > 0 else torch.zeros_like(change)
+    travelled = (0.999 * share + 0.001 * knots.diff() / (knots[-1] - knots[0])).cumsum(0)
+    travelled = torch.cat([travelled.new_zeros(1), travelled])
+    ends = interpolate(torch.tensor([start, end], dtype=torch.float64), knots, travelled)
+    targets = ends[0] + (ends[1] - ends[0]) * torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    levels = interpolate(targets, travelled, knots)
+    levels[0], levels[-1] = start, end
+    return levels
+
+
+def log_snr(
+    signal_power: Tensor, sigma: Tensor, knots: Tensor, steps: int, start: float = 1.0, end: float = 0.0
+) -> Tensor:
+    """Levels even in the log signal-to-noise ratio: signal_power = mean over data and dimensions of f^2, (K,)."""
+    snr = (signal_power / sigma.square()).clamp(min=SNR_FLOOR)
+    return even_in(snr.log(), knots, steps, start, end)
+
+
+def rate_linear(rate: Tensor, knots: Tensor, steps: int, start: float = 1.0, end: float = 0.0) -> Tensor:
+    """Levels between which equal amounts of rate, in nats, are gained: rate = mean KL at the knots, (K,)."""
+    return even_in(rate, knots, steps, start, end)
+
+
+def interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    """Piecewise linear interpolation of values (K, ...) at rising knots (K,), held constant outside; x any shape."""
+    index = torch.searchsorted(knots, x.contiguous(), right=True).clamp(1, len(knots) - 1)
+    left, right = knots[index - 1], knots[index]
+    share = ((x - left) / (right - left)).clamp(0, 1)
+    share = share.reshape(share.shape + (1,) * (values.ndim - 1))
+    return torch.lerp(values[index - 1], values[index], share.to(values.dtype))

@@ -1,0 +1,137 @@
+"""Named sets of constructor arguments for `MultiBetaVAE` and `NonlinearDenoiser`, explained in docs/presets.md.
+
+A VAE and a denoiser of the same name fit together. This file imports no torch, so that the command line can read it.
+"""
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any, TypedDict
+
+
+class VAEArguments(TypedDict, total=False):
+    """Arguments of `MultiBetaVAE`: sizes in pixels, one entry of `channels` per resolution."""
+
+    sample_size: int
+    in_channels: int
+    latent_channels: int
+    block: str
+    channels: tuple[int, ...]
+    layers_per_block: int
+    attention_resolutions: tuple[int, ...]
+    embedding_dim: int
+    activation: str
+    dropout: float
+    schedule: str
+    boundary: bool
+    knots: int
+
+
+class DenoiserArguments(TypedDict, total=False):
+    """Arguments of `NonlinearDenoiser`: `width` and `depth` for the MLP, the four after them for the U-Net."""
+
+    latent_shape: tuple[int, int, int]
+    architecture: str
+    width: int
+    depth: int
+    channels: tuple[int, ...]
+    layers_per_block: int
+    attention_resolutions: tuple[int, ...]
+    head_dim: int | None
+    activation: str
+    dropout: float
+
+
+VAE_PRESETS: dict[str, VAEArguments] = {
+    "demo": {
+        "sample_size": 32,
+        "in_channels": 3,
+        "latent_channels": 32,
+        "block": "conv",
+        "channels": (32, 64, 128),
+        "embedding_dim": 128,
+    },
+    "toy": {  # paper, C.1.2
+        "sample_size": 64,
+        "in_channels": 3,
+        "latent_channels": 32,
+        "block": "conv",
+        "channels": (64, 64, 128, 256),
+        "embedding_dim": 256,
+    },
+    "celeba64": {  # Table 4
+        "sample_size": 64,
+        "in_channels": 3,
+        "latent_channels": 4,
+        "block": "resnet",
+        "channels": (32, 64, 128),
+        "layers_per_block": 2,
+        "attention_resolutions": (),
+        "embedding_dim": 128,
+    },
+    "ldm256": {  # C.1.3; the text's attention at 16x16 does not occur between 256x256 and 32x32
+        "sample_size": 256,
+        "in_channels": 3,
+        "latent_channels": 4,
+        "block": "resnet",
+        "channels": (128, 256, 512, 768),
+        "layers_per_block": 2,
+        "attention_resolutions": (),
+        "embedding_dim": 512,
+    },
+}
+
+DENOISER_PRESETS: dict[str, DenoiserArguments] = {
+    "demo": {"latent_shape": (32, 1, 1), "architecture": "mlp", "width": 512, "depth": 4},
+    "toy": {"latent_shape": (32, 1, 1), "architecture": "mlp", "width": 512, "depth": 4},
+    "celeba64": {  # Table 5, whose attention resolutions [1, 2, 4] are down-factors of the 16x16 latent
+        "latent_shape": (4, 16, 16),
+        "architecture": "unet",
+        "channels": (64, 128, 256, 256),
+        "layers_per_block": 2,
+        "attention_resolutions": (16, 8, 4),
+        "head_dim": None,  # 8 heads at every resolution
+    },
+    "ldm256": {  # Table 6, whose attention resolutions 32, 16, 8, read as down-factors too, match none of 1, 2, 4
+        "latent_shape": (4, 32, 32),
+        "architecture": "unet",
+        "channels": (256, 768, 1280),
+        "layers_per_block": 2,
+        "attention_resolutions": (),
+        "head_dim": 32,
+    },
+}
+
+
+def vae_preset(name: str, **overrides: Any) -> dict[str, Any]:
+    """Arguments of `MultiBetaVAE` for the preset `name`, with `overrides` replacing or adding some.
+
+    Raises ValueError, naming the nearest, for an unknown preset or argument.
+    """
+    return _preset("VAE", VAE_PRESETS, VAEArguments.__annotations__, name, overrides)
+
+
+def denoiser_preset(name: str, **overrides: Any) -> dict[str, Any]:
+    """Arguments of `NonlinearDenoiser` for the preset `name`, with `overrides` replacing or adding some.
+
+    Raises ValueError, naming the nearest, for an unknown preset or argument.
+    """
+    return _preset("denoiser", DENOISER_PRESETS, DenoiserArguments.__annotations__, name, overrides)
+
+
+def _preset(
+    kind: str,
+    presets: Mapping[str, Mapping[str, Any]],
+    arguments: Collection[str],
+    name: str,
+    overrides: dict[str, Any],
+) -> dict[str, Any]:
+    _check(f"{kind} preset", name, presets)
+    for key in overrides:
+        _check(f"{kind} argument", key, arguments)
+    return {**presets[name], **overrides}
+
+
+def _check(what: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+        raise ValueError(f"unknown {what} {name!r}: did you mean {near[0]!r}? Known: {', '.join(known)}")
