@@ -1,4 +1,4 @@
-"""`dsprites`: one rendered white sprite on black, after dSprites (Matthey et al., 2017). Rendered here, not the original.
+"""`dsprites`: one white sprite on black, after dSprites (Matthey et al., 2017). Rendered here, not the original.
 
 A pixel's value is the part of it that the sprite covers, 1/2 - d to first order, where d is the signed distance of its
 middle from the outline, in pixels, negative inside. As in the original the square looks alike at 4 orientations and the
@@ -63,10 +63,10 @@ def _ellipse(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    # exact: I. Quilez, "2D distance functions", sdHeart; its point is at (0, 0) and its lobes end at y = 1.1036
-    shrink = 0.615  # the circle around it has this radius and the middle (0, 0.5)
-    x, y = np.abs(x) * shrink, 0.5 - y * shrink
+    # exact: I. Quilez, "2D distance functions", sdHeart; its point is at (0, 0), its lobes above
+    outer = 0.6306  # radius and height of the middle of the smallest circle around it
+    x, y = np.abs(x) * outer, outer - y * outer
     lobe = np.hypot(x - 0.25, y - 0.75) - math.sqrt(2) / 4
     along = 0.5 * (x + y).clip(0)
     edges = np.minimum(np.hypot(x, y - 1), np.hypot(x - along, y - along)) * np.sign(x - y)
-    return np.where(x + y > 1, lobe, edges) / shrink
+    return np.where(x + y > 1, lobe, edges) / outer

@@ -18,9 +18,9 @@ SCALES = np.linspace(0.75, 1.25, 8)
 AZIMUTHS = np.radians(np.linspace(-30, 30, 15))
 COLOURS = 255 * np.array([colorsys.hsv_to_rgb(hue / 10, 0.95, 1.0) for hue in range(10)], np.float32)
 
-CAMERA_DISTANCE, CAMERA_HEIGHT, TARGET_HEIGHT = 4.6, 2.3, 0.75
-HALF_VIEW = math.tan(math.radians(20))
-WALL_X, WALL_Y = 2.6, 1.9  # side walls at x = -WALL_X and WALL_X, back wall at y = WALL_Y
+CAMERA_DISTANCE, CAMERA_HEIGHT, TARGET_HEIGHT = 4.2, 2.2, 0.7
+HALF_VIEW = math.tan(math.radians(18.5))
+WALL_X, WALL_Y = 2.35, 1.7  # side walls at x = -WALL_X and WALL_X, back wall at y = WALL_Y
 LIGHT = np.array([-0.45, -0.6, 1.0]) / math.hypot(0.45, 0.6, 1.0)
 AMBIENT = 0.35
 
@@ -48,7 +48,8 @@ class Shapes(RenderedSet):
         geometry = np.ravel_multi_index(tuple(factors[:, 3:].T), self.factor_sizes[3:])
         for missing in np.unique(geometry[~self._ready[geometry]]):
             scale, shape, azimuth = np.unravel_index(missing, self.factor_sizes[3:])
-            self._shading[missing] = _shade(self.image_shape[1], SHAPES[shape], SCALES[scale], AZIMUTHS[azimuth])
+            view = SHAPES[shape], float(SCALES[scale]), float(AZIMUTHS[azimuth])
+            self._shading[missing] = _shade(self.image_shape[1], *view)
             self._ready[missing] = True
         colours = COLOURS[factors[:, :3]]  # (B, material, rgb)
         pixels = colours.swapaxes(1, 2) @ self._shading[geometry]

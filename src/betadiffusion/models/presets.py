@@ -22,6 +22,8 @@ class VAEArguments(TypedDict, total=False):
     activation: str
     dropout: float
     schedule: str
+    beta_min: float
+    beta_max: float
     boundary: bool
     knots: int
 
@@ -39,6 +41,8 @@ class DenoiserArguments(TypedDict, total=False):
     head_dim: int | None
     activation: str
     dropout: float
+    knots: int
+    sigma_knots: int
 
 
 VAE_PRESETS: dict[str, VAEArguments] = {
@@ -101,6 +105,12 @@ DENOISER_PRESETS: dict[str, DenoiserArguments] = {
     },
 }
 
+NO_EFFECT: dict[str, tuple[str, ...]] = {  # arguments of another backbone
+    "conv": ("layers_per_block", "attention_resolutions", "dropout"),
+    "mlp": ("channels", "layers_per_block", "attention_resolutions", "head_dim", "activation"),
+    "unet": ("width", "depth"),
+}
+
 
 def vae_preset(name: str, **overrides: Any) -> dict[str, Any]:
     """Arguments of `MultiBetaVAE` for the preset `name`, with `overrides` replacing or adding some.
@@ -126,9 +136,13 @@ def _preset(
     overrides: dict[str, Any],
 ) -> dict[str, Any]:
     _check(f"{kind} preset", name, presets)
+    merged = {**presets[name], **overrides}
+    design = merged["block"] if kind == "VAE" else merged["architecture"]
     for key in overrides:
         _check(f"{kind} argument", key, arguments)
-    return {**presets[name], **overrides}
+        if key in NO_EFFECT.get(design, ()):
+            raise ValueError(f"{key!r} has no effect with {design!r} ({kind} preset {name!r}): leave it out")
+    return merged
 
 
 def _check(what: str, name: str, known: Collection[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block, get_up_block
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "sigmoid": nn.Sigmoid}
+from betadiffusion.nn.conv import ACTIVATIONS
 
 
 def norm_groups(channels: Sequence[int]) -> int:

@@ -1,0 +1,107 @@
+"""What a configuration must satisfy before any work starts. No torch here, so that a slip shows at once."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from betadiffusion.models.presets import denoiser_preset, vae_preset
+from betadiffusion.training.config import RunConfig, chosen
+
+MAY_BE_ZERO = {"seed", "dropout", "adam_betas", "weight_decay", "warmup_images", "levels", "limit_gb", "memory_gb"}
+BELOW = {"dropout": 1, "adam_betas": 1, "seed": 2**63}
+STAGES = ["vae", "diffusion", "report"]
+
+
+def check(config: RunConfig) -> None:
+    """Raises ValueError for the first thing that cannot work: a number, a combination, an unread key, a place."""
+    for problems in (_numbers, _combinations, _unread, _places):
+        for problem in problems(config):
+            raise ValueError(problem)
+
+
+def flat(config: Any, section: str = "") -> dict[str, Any]:
+    """Every value of nested dataclasses by its dotted key."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        key, value = f"{section}{field.name}", getattr(config, field.name)
+        values |= flat(value, f"{key}.") if dataclasses.is_dataclass(value) else {key: value}
+    return values
+
+
+def _numbers(config: RunConfig) -> Iterator[str]:
+    for key, value in flat(config).items():
+        name = key.rpartition(".")[2]
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                continue
+            if name in MAY_BE_ZERO and number < 0:
+                yield f"{key} must not be negative, not {number}"
+            if name not in MAY_BE_ZERO and number <= 0:
+                yield f"{key} must be positive, not {number}"
+            if not math.isfinite(number) or number >= BELOW.get(name, math.inf):
+                yield f"{key} must be below {BELOW.get(name, 'infinity')}, not {number}"
+
+
+def _combinations(config: RunConfig) -> Iterator[str]:
+    for name in ("vae_training", "diffusion_training"):
+        training = getattr(config, name)
+        if training.batch_size % training.accumulation:
+            yield (
+                f"{name}.batch_size {training.batch_size} cannot be divided into "
+                f"{name}.accumulation {training.accumulation} equal parts"
+            )
+    data, stages, levels = config.data, config.stages, config.report.levels
+    if data.limit is not None and data.held_out >= data.limit:
+        yield f"data.held_out {data.held_out} must be below data.limit {data.limit}: some images are for training"
+    if not stages or stages != [stage for stage in STAGES if stage in stages]:
+        yield f"stages must be one or more of {STAGES}, in this order, each once, not {stages}"
+    if not levels or max(levels) > 1:
+        yield f"report.levels must be one or more levels from 0 to 1, not {levels}"
+    if 0 < config.cache.levels < 4:
+        yield f"cache.levels must be 0 (no cache) or at least 4, not {config.cache.levels}"
+    vae = {"beta_min": 1.0, "beta_max": 100.0} | vae_preset(config.vae.preset, **chosen(config.vae))
+    if vae["beta_min"] >= vae["beta_max"]:
+        yield f"vae.beta_min {vae['beta_min']:g} must be below vae.beta_max {vae['beta_max']:g}"
+    for tracker in config.trackers:
+        if find_spec(tracker) is None:
+            yield f"trackers names {tracker!r}, which is not installed: pip install 'betadiffusion[{tracker}]'"
+
+
+def _unread(config: RunConfig) -> Iterator[str]:
+    """Keys that were set and that nothing would read; those of another preset's networks the presets refuse."""
+    vae = vae_preset(config.vae.preset, **chosen(config.vae))
+    name = config.denoiser.preset or config.vae.preset
+    denoiser = denoiser_preset(name, **chosen(config.denoiser))
+    if (vae["block"] == "conv") != (denoiser["architecture"] == "mlp"):
+        yield f"denoiser.preset {name!r} does not fit the latents of vae.preset {config.vae.preset!r}"
+    cache = ["cache.limit_gb", "cache.memory_gb", "cache.tolerance"]
+    rules = [
+        (vae.get("schedule") != "log_beta", ["vae.beta_min", "vae.beta_max"], "unless vae.schedule is 'log_beta'"),
+        (config.cache.levels == 0, cache, "with cache.levels 0, which is no cache"),
+        (True, ["diffusion_training.curve_rate"], "since the VAE and its curves are frozen in that stage"),
+    ]
+    values, defaults = flat(config), flat(RunConfig())
+    for applies, keys, why in rules:
+        for key in keys:
+            if applies and key in values and values[key] != defaults[key]:
+                yield f"{key} has no effect {why}: leave it out"
+
+
+def _places(config: RunConfig) -> Iterator[str]:
+    out, resume = Path(config.out), Path(config.resume)
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not config.out:
+        yield "out must name a folder, not be empty"
+    elif not nearest.is_dir():
+        yield f"out must be a folder, but {nearest} is a file"
+    elif not os.access(nearest, os.W_OK):
+        yield f"out cannot be {out}: {nearest} is not writable"
+    whole = (resume / "state.json").is_file() and resume.parent.parent.name in ("vae", "diffusion")
+    if "report" in config.stages and "diffusion" not in config.stages and not (out / "pipeline").is_dir():
+        yield f"stages {config.stages} cannot report on {out}, which has no pipeline yet: stage 'diffusion' makes it"
+    if config.resume not in ("auto", "never") and not whole:
+        yield f"resume must be 'auto', 'never' or a checkpoint (RUN/STAGE/checkpoints/NUMBER), not {config.resume!r}"

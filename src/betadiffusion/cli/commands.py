@@ -1,0 +1,280 @@
+"""The commands, each a typed function whose docstring is its help. Heavy imports happen inside, when one runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from betadiffusion.cli.checks import check
+from betadiffusion.training.config import RunConfig
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
+
+Method = Literal["euler", "heun", "multistep"]
+
+DEMO_MINUTES = 5.2  # of training, of the default numbers of images, at 32x32 on 2 CPU cores
+BATCH = 32  # images in memory at once; part of what a seed means
+
+
+def demo(config: RunConfig, given: frozenset[str], *, minutes: float = DEMO_MINUTES) -> None:
+    """Train both stages in minutes, on any images, and write the report.
+
+    --data is "shapes" (the default), "dsprites", "fashion-mnist", or the path of your own folder or zip of images. A
+    folder is used whole, up to data.limit images chosen at random (22,000: in so few minutes more would hardly be seen
+    twice); --data.limit null takes all. --size is the side of the images, 32 by default; at 64 the preset is "toy"
+    unless --vae.preset names another. --out is runs/NAME_OF_THE_DATA by default.
+
+    Args:
+        minutes: about how long to train, as a scale: the images of both stages are their defaults times minutes / 5.2,
+            5.2 being what the defaults take at 32x32 on 2 CPU cores. Not a clock: the result depends on the
+            configuration and the seed alone, and larger images take longer.
+    """
+    if not 0 < minutes < float("inf"):
+        raise ValueError(f"--minutes must be positive, not {minutes}")
+    for name in ("vae_training", "diffusion_training"):
+        if f"{name}.images" not in given:
+            training = getattr(config, name)
+            training.images = max(1, round(training.images * minutes / DEMO_MINUTES))
+    if config.data.size == 64 and "vae.preset" not in given:
+        config.vae.preset = "toy"
+    if "out" not in given:
+        source = Path(config.data.source).expanduser()
+        config.out = f"runs/{(source.stem if source.is_file() else source.resolve().name) or 'demo'}"
+    train(config)
+
+
+def train(config: RunConfig) -> None:
+    """Train the stages that a configuration names, and write the report.
+
+    The configuration is the demo's where neither --config nor an option says otherwise; options win over the file.
+    Interrupted, the same command goes on where it stopped.
+    """
+    check(config)
+    _build_on_meta(config)
+    out = Path(config.out)
+    if config.stages != ["report"]:
+        from betadiffusion.training.runs import run
+
+        run(config)
+    if "report" in config.stages:
+        from accelerate import PartialState
+
+        if PartialState().is_main_process:
+            report(out)
+
+
+def sample(
+    run: Path,
+    *,
+    num_images: int = 16,
+    steps: int = 20,
+    method: Method = "heun",
+    eta: float = 0.0,
+    seed: int = 0,
+    out: Path | None = None,
+) -> None:
+    """Draw new images from a trained run.
+
+    Args:
+        run: folder of a run.
+        num_images: how many.
+        steps: steps from noise to image; "heun" takes two network evaluations in each, the others one.
+        method: euler, heun or multistep.
+        eta: share of fresh noise: 0 for none (an ODE), 1 for the posterior of Eq. 15.
+        seed: of the noise.
+        out: a .png for one sheet of them all, or a new folder for one PNG each; RUN/samples.png by default.
+    """
+    _check_sampler(steps, eta, seed)
+    if num_images < 1:
+        raise ValueError(f"--num-images must be positive, not {num_images}")
+    out = out or run / "samples.png"
+    if out.suffix not in ("", ".png"):
+        raise ValueError(f"--out must be a .png or a folder, not {out}")
+    if not out.suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {out} must be a new or an empty folder")
+    pipeline = _load_pipeline(run)
+    images = _draw(pipeline, num_images, steps, method, eta, seed)
+    from betadiffusion.cli.pictures import save_all, save_sheet
+
+    if out.suffix:
+        save_sheet(out, list(images))
+    else:
+        save_all(out, images)
+    print(f"{num_images} images: {out}")
+
+
+def reconstruct(
+    run: Path,
+    images: tuple[str, ...],
+    *,
+    levels: tuple[float, ...] = (0.0, 0.5, 0.9),
+    denoise: bool = False,
+    num_images: int = 8,
+    steps: int = 20,
+    method: Method = "heun",
+    eta: float = 0.0,
+    seed: int = 0,
+    out: Path | None = None,
+) -> None:
+    """Show images as a trained run keeps them at some levels, and walks them back.
+
+    Args:
+        run: folder of a run.
+        images: image files, folders or zips, of any size: cut square and resized as in training; held-out images of
+            the run by default.
+        levels: levels, from 0 (keep everything) to 1 (keep nothing).
+        denoise: under each level, also the same images walked back to level 0 by the diffusion.
+        num_images: images from each folder or zip, its first by name, or from the held-out ones.
+        steps: steps of the walk, with --denoise.
+        method: euler, heun or multistep, with --denoise.
+        eta: share of fresh noise in the walk, with --denoise.
+        seed: of all noise, with --denoise.
+        out: the picture, a .png; RUN/reconstructions.png by default.
+    """
+    _check_sampler(steps, eta, seed)
+    if not denoise and (steps, method, eta, seed) != (20, "heun", 0.0, 0):
+        raise ValueError("--steps, --method, --eta and --seed have no effect without --denoise")
+    if bad := [level for level in levels if not 0 <= level <= 1]:
+        raise ValueError(f"--levels must be from 0 to 1, not {bad[0]}")
+    if num_images < 1:
+        raise ValueError(f"--num-images must be positive, not {num_images}")
+    out = out or run / "reconstructions.png"
+    _check_png(out)
+    pipeline = _load_pipeline(run)
+    import numpy as np
+    import torch
+
+    from betadiffusion.cli.pictures import read_images, save
+    from betadiffusion.training.pictures import grid
+    from betadiffusion.training.runs import load_config, load_split
+
+    if images:
+        pixels = read_images(images, pipeline.vae.image_shape, num_images)
+    else:
+        config = load_config(run)
+        held_out = load_split(config.data, pipeline.vae.image_shape[-1], config.seed)[1]
+        pixels = held_out.images(np.arange(min(num_images, len(held_out))))
+    x = torch.from_numpy(pixels)
+    rows = {"original": x / 127.5 - 1}
+    for level in levels:
+        rows[f"level {level:g}"] = pipeline.reconstruct(x, level, output_type="pt").images * 2 - 1
+        if denoise:
+            generator = torch.Generator().manual_seed(seed)
+            walked = pipeline.denoise(x, level, steps, method, eta, generator, output_type="pt").images
+            rows[f"{level:g}, walked back"] = walked * 2 - 1
+    save(out, grid(rows))
+    print(f"{len(x)} images, levels {', '.join(f'{level:g}' for level in levels)}: {out}")
+
+
+def report(run: Path) -> None:
+    """Measure a trained run and write its report, again.
+
+    Args:
+        run: folder of a run.
+    """
+    _require_pipeline(run)
+    from betadiffusion.report.write import headline, write_report
+
+    print(headline(write_report(run)))  # its last line is the report's path
+
+
+def data(
+    source: str, *, size: int | None = None, channels: Literal[1, 3] | None = None, out: Path | None = None
+) -> None:
+    """Say what a data set holds, as training would see it, and draw 64 of its images.
+
+    Args:
+        source: "shapes", "dsprites", "fashion-mnist", or the path of a folder, a zip or an idx file.
+        size: side of the square images, in pixels; by default 64, or 32 for idx files.
+        channels: 1 for grey, 3 for colour; by default what the source has.
+        out: the picture, a .png; data-NAME.png by default.
+    """
+    if out:
+        _check_png(out)
+    import numpy as np
+
+    from betadiffusion.cli.pictures import as_pictures, save_sheet
+    from betadiffusion.data import FactorSet, load
+
+    images = load(source, size, channels)
+    out = out or Path(f"data-{images.name}.png")
+    shown = np.sort(np.random.default_rng(0).choice(len(images), min(64, len(images)), replace=False))
+    save_sheet(out, as_pictures(images.images(shown)))
+    rows = {
+        "name": images.name,
+        "images": f"{len(images):,}",
+        "shape": " x ".join(map(str, images.image_shape)) + " (channels, height, width)",
+    }
+    if isinstance(images, FactorSet):
+        rows["factors"] = ", ".join(
+            f"{name} ({count})" for name, count in zip(images.factor_names, images.factor_sizes, strict=True)
+        )
+    labels = getattr(images, "labels", None)
+    if labels is not None:
+        classes, counts = np.unique(labels, return_counts=True)
+        rows["labels"] = f"{len(classes)} classes, the smallest of {counts.min():,} and the largest of {counts.max():,}"
+    rows["skipped"] = "\n".join([f"{len(images.skipped)} files", *images.skipped])
+    rows["picture"] = f"{out} ({len(shown)} images at random)"
+    for name, text in rows.items():
+        print(f"{name:10}" + text.replace("\n", "\n" + " " * 10))
+
+
+def _draw(
+    pipeline: "BetaDiffusionPipeline", count: int, steps: int, method: Method, eta: float, seed: int
+) -> Iterator["Image.Image"]:
+    import torch
+    from tqdm import tqdm
+
+    generator = torch.Generator().manual_seed(seed)
+    for start in tqdm(range(0, count, BATCH), unit=" batches", disable=None):
+        yield from pipeline(min(BATCH, count - start), steps, method, eta, generator).images
+
+
+def _build_on_meta(config: RunConfig) -> None:
+    """Builds both models without memory, so that sizes that do not fit are refused before training, not after."""
+    import torch
+
+    from betadiffusion.models.presets import vae_preset
+    from betadiffusion.training.runs import build_denoiser, build_vae
+
+    size = config.data.size or vae_preset(config.vae.preset)["sample_size"]
+    with torch.device("meta"):
+        build_denoiser(config, build_vae(config, (config.data.channels or 3, size, size)))
+
+
+def _require_pipeline(run: Path) -> None:
+    if not run.is_dir():
+        raise ValueError(f"there is no folder {run}: give the folder of a run")
+    if not (run / "config.yaml").is_file():
+        raise ValueError(f"{run} is not the folder of a run: it has no config.yaml")
+    if not (run / "pipeline" / "model_index.json").is_file():
+        raise ValueError(f"{run} has no pipeline/model_index.json: its training has not finished")
+
+
+def _load_pipeline(run: Path) -> "BetaDiffusionPipeline":
+    """The pipeline of a run, on the GPU where there is one; ValueError where the folder is not a finished run's."""
+    _require_pipeline(run)
+    import torch
+    from diffusers.utils import logging
+
+    from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
+
+    logging.disable_progress_bar()
+    pipeline = BetaDiffusionPipeline.from_pretrained(run / "pipeline")
+    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _check_sampler(steps: int, eta: float, seed: int) -> None:
+    if steps < 1:
+        raise ValueError(f"--steps must be positive, not {steps}")
+    if not 0 <= eta < float("inf"):
+        raise ValueError(f"--eta must not be negative, not {eta}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"--seed must be from 0 to 2^63 - 1, not {seed}")
+
+
+def _check_png(out: Path) -> None:
+    if out.suffix != ".png":
+        raise ValueError(f"--out must be a .png, not {out}")

@@ -1,0 +1,80 @@
+"""The command `betadiffusion`: picks the command, runs it, and turns errors of use into one sentence.
+
+Exit codes: 0 done, 1 training failed, 2 wrong use, 128 + n stopped by signal n.
+"""
+
+import difflib
+import inspect
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from betadiffusion import __version__
+from betadiffusion.cli import commands, parsing
+from betadiffusion.training.errors import Interrupted, TrainingError
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": commands.demo,
+    "train": commands.train,
+    "sample": commands.sample,
+    "reconstruct": commands.reconstruct,
+    "report": commands.report,
+    "data": commands.data,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line, without the program's name, and returns the exit code."""
+    try:
+        _run(list(sys.argv[1:] if argv is None else argv))
+        return 0
+    except Interrupted as error:
+        code, message = 128 + error.signal_number, str(error)
+    except KeyboardInterrupt:
+        code, message = 128 + signal.SIGINT, "interrupted"
+    except TrainingError as error:
+        code, message = 1, str(error)
+    except ValueError as error:
+        from betadiffusion.data import DataError
+
+        if type(error) not in (ValueError, DataError):  # JSONDecodeError and the like come from a defect
+            raise
+        code, message = 2, str(error)
+    print(f"betadiffusion: {message}", file=sys.stderr)
+    return code
+
+
+def _run(argv: list[str]) -> None:
+    if argv in (["-h"], ["--help"]):
+        print(_overview())
+    elif argv == ["--version"]:
+        print(__version__)
+    elif not argv:
+        raise ValueError(f"a command is missing: {', '.join(COMMANDS)}; see betadiffusion --help")
+    elif argv[0] not in COMMANDS:
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(COMMANDS)}"
+        raise ValueError(f"unknown command {argv[0]!r}: {hint}")
+    else:
+        command = COMMANDS[argv[0]]
+        command(**parsing.parse(argv[0], command, argv[1:]))
+
+
+def _overview() -> str:
+    lines = [f"  {name:12} {inspect.getdoc(command).splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: betadiffusion COMMAND [options]",
+            "",
+            "One image encoder with a dial, and the diffusion that walks any point of it back to a sharp image.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "betadiffusion COMMAND --help explains each; betadiffusion --version prints the version.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

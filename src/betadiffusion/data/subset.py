@@ -1,0 +1,92 @@
+"""A part of an image set, and how a set is divided."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from betadiffusion.data.protocols import DataError, FactorSet, ImageSet
+
+
+def split(n: int, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Disjoint (train, held_out) index arrays, int64, that cover range(n); the same ones for the same arguments.
+
+    Both are in random order, so that the first few are a random sample. DataError unless 0 <= held_out < n.
+    """
+    if not 0 <= held_out < n:
+        raise DataError(f"{held_out} images cannot be held out of {n}: some must be left for training.")
+    order = np.random.default_rng(seed).permutation(n)
+    return order[held_out:], order[:held_out]
+
+
+class Subset:
+    """The images of `base` at `indices`, (M,) integers in any order; a factor set where `base` is one.
+
+    `labels` are the base's, (M,) int64, or None. DataError where an index lies outside the base.
+    """
+
+    def __new__(cls, base: ImageSet, indices: np.ndarray) -> "Subset":
+        return super().__new__(FactorSubset if isinstance(base, FactorSet) else cls)
+
+    def __init__(self, base: ImageSet, indices: np.ndarray) -> None:
+        self.base = base
+        self.indices = np.asarray(indices, np.int64)
+        if self.indices.size and not 0 <= self.indices.min() <= self.indices.max() < len(base):
+            raise DataError(f"An index of the subset lies outside the {len(base)} images of {base.name}.")
+        self.name = base.name
+        self.image_shape = base.image_shape
+        self.skipped = base.skipped
+        labels = getattr(base, "labels", None)
+        self.labels: np.ndarray | None = None if labels is None else labels[self.indices]
+        self._array: np.ndarray | None = None
+
+    def __getnewargs__(self) -> tuple[ImageSet, np.ndarray]:  # for copies and pickles
+        return self.base, self.indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """The images at `indices`, (B,) in [0, M), as (B, C, H, W) uint8."""
+        return self.base.images(self.indices[indices]) if self._array is None else self._array[indices]
+
+    def materialise(self, path: Path | None = None) -> "Subset":
+        """Draws or reads every image once, into memory or into a memory-mapped .npy file at `path`; returns itself."""
+        shape = (len(self), *self.image_shape)
+        if path is None:
+            self._array = self._fill(np.empty(shape, np.uint8))
+        else:
+            partial = path.with_name(path.name + ".partial")
+            self._fill(np.lib.format.open_memmap(partial, "w+", np.uint8, shape))
+            os.replace(partial, path)
+            self._array = np.asarray(np.load(path, mmap_mode="r"))
+        return self
+
+    def _fill(self, array: np.ndarray) -> np.ndarray:
+        for start in range(0, len(self), 1024):
+            array[start : start + 1024] = self.images(np.arange(start, min(start + 1024, len(self))))
+        return array
+
+
+class FactorSubset(Subset):
+    """A subset of a factor set; `Subset(...)` makes it."""
+
+    base: FactorSet
+
+    def __init__(self, base: FactorSet, indices: np.ndarray) -> None:
+        super().__init__(base, indices)
+        self.factor_names = base.factor_names
+        self.factor_sizes = base.factor_sizes
+
+    def factors(self, indices: np.ndarray) -> np.ndarray:
+        """The factors of the images at `indices`, (B,) in [0, M), as (B, K) int64."""
+        return self.base.factors(self.indices[indices])
+
+    def index(self, factors: np.ndarray) -> np.ndarray:
+        """Where in the subset the images of `factors`, (B, K), are, (B,) int64; DataError where one is not in it."""
+        wanted = self.base.index(factors)
+        order = np.argsort(self.indices)
+        places = order[np.searchsorted(self.indices, wanted, sorter=order).clip(max=len(self) - 1)]
+        if not np.array_equal(self.indices[places], wanted):
+            raise DataError(f"The subset of {self.name} does not hold every combination of factors asked for.")
+        return places

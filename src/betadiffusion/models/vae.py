@@ -1,0 +1,137 @@
+"""The multi-beta VAE: one encoder and one decoder for all levels (paper sec. 3, Eqs. 2 to 4)."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from betadiffusion.gaussian import expand_as, randn
+from betadiffusion.nn.conv import ConvDecoder, ConvEncoder
+from betadiffusion.nn.curves import LevelCurve, RisingLevelCurve
+from betadiffusion.nn.embedding import LevelEmbedding
+from betadiffusion.nn.resnet import ResnetDecoder, ResnetEncoder
+from betadiffusion.schedules import Schedule, make_schedule
+
+
+class VAEOutput(NamedTuple):
+    """One pass at levels t (B,): images (B,C,H,W), mean shaped like the latent, sigma and pixel_sigma (B,)."""
+
+    x_hat: Tensor
+    mean: Tensor
+    sigma: Tensor
+    pixel_sigma: Tensor
+
+
+class MultiBetaVAE(ModelMixin, ConfigMixin):
+    """q(z|x;t) = N(f(x,t), sigma(t)^2 I) and p(x|z;t) = N(g(z,t), s(t)^2 I) for every level t in [0, 1].
+
+    Images are (B,C,H,W) in [-1, 1]; latents (B, latent_channels, h, w), h = w = 1 with block "conv". With `boundary`
+    f(x,1) = 0 and sigma(1) = 1 by construction (erratum 6). `schedule` names the weights of Eq. 4 ("sinusoidal",
+    "linear", or "log_beta" over [beta_min, beta_max]). `activation` "silu" or, as the paper prints, "sigmoid".
+    `layers_per_block` (2 by default), `attention_resolutions` and `dropout` are those of block "resnet".
+    Raises ValueError for a block, activation or size that does not exist.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 32,
+        in_channels: int = 3,
+        latent_channels: int = 32,
+        block: str = "conv",
+        channels: Sequence[int] = (32, 64, 128),
+        layers_per_block: int | None = None,
+        attention_resolutions: Sequence[int] = (),
+        embedding_dim: int = 128,
+        activation: str = "silu",
+        dropout: float = 0.0,
+        schedule: str = "sinusoidal",
+        beta_min: float = 1.0,
+        beta_max: float = 100.0,
+        boundary: bool = True,
+        knots: int = 65,
+    ) -> None:
+        super().__init__()
+        if activation not in ("silu", "sigmoid"):
+            raise ValueError(f"unknown activation '{activation}'; choose silu or sigmoid")
+        shared = {
+            "image_size": sample_size,
+            "in_channels": in_channels,
+            "latent_channels": latent_channels,
+            "channels": channels,
+            "embedding_dim": embedding_dim,
+            "activation": activation,
+        }
+        if block == "conv":
+            if layers_per_block is not None or len(attention_resolutions) or dropout:
+                raise ValueError("layers_per_block, attention_resolutions and dropout need block 'resnet', not 'conv'")
+            self.encoder: nn.Module = ConvEncoder(**shared)
+            self.decoder: nn.Module = ConvDecoder(**shared)
+        elif block == "resnet":
+            shared |= {
+                "layers_per_block": layers_per_block or 2,
+                "attention_resolutions": attention_resolutions,
+                "dropout": dropout,
+            }
+            self.encoder = ResnetEncoder(**shared)
+            self.decoder = ResnetDecoder(**shared)
+        else:
+            raise ValueError(f"unknown block '{block}'; choose conv or resnet")
+        self.embedding = LevelEmbedding(embedding_dim)
+        self.sigma_curve = RisingLevelCurve(knots, start=0.1, fixed_end=boundary)
+        self.pixel_sigma_curve = LevelCurve(knots, start=0.3)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images."""
+        return self.config.in_channels, self.config.sample_size, self.config.sample_size
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the latents."""
+        side = 1 if self.config.block == "conv" else self.config.sample_size // 2 ** (len(self.config.channels) - 1)
+        return self.config.latent_channels, side, side
+
+    @property
+    def schedule(self) -> Schedule:
+        """The weights of Eq. 4 as a function of the level."""
+        return make_schedule(self.config.schedule, self.config.beta_min, self.config.beta_max)
+
+    def encode_mean(self, x: Tensor, t: Tensor) -> Tensor:
+        """f(x,t), deterministic: x (B,C,H,W) in [-1, 1], t (B,) or () in [0, 1]; latent, float32."""
+        t = self._levels(t, len(x))
+        mean = self.encoder(x, self.embedding(t)).float()
+        # f(x,1) = 0 by construction
+        return mean * expand_as((math.pi / 2 * t).cos(), mean) if self.config.boundary else mean
+
+    def encode_sample(self, x: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """z_t = f(x,t) + sigma(t) eps, eps drawn from `generator`: arguments as in `encode_mean`."""
+        mean = self.encode_mean(x, t)
+        sigma = expand_as(self.sigma(self._levels(t, len(x))), mean)
+        return mean + sigma * randn(mean.shape, mean, generator)
+
+    def decode(self, z: Tensor, t: Tensor) -> Tensor:
+        """g(z,t), the mean image (B,C,H,W), float32, not clipped: z latent, t (B,) or () in [0, 1]."""
+        return self.decoder(z, self.embedding(self._levels(t, len(z)))).float()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Latent noise scale at levels t of any shape; rises with t."""
+        return self.sigma_curve(t)
+
+    def pixel_sigma(self, t: Tensor) -> Tensor:
+        """Pixel noise scale s(t), for pixels in [-1, 1], at levels t of any shape."""
+        return self.pixel_sigma_curve(t)
+
+    def forward(self, x: Tensor, t: Tensor, eps: Tensor) -> VAEOutput:
+        """Encodes x at levels t (B,), adds sigma(t) eps (latent-shaped) and decodes: all that Eq. 4 needs."""
+        mean = self.encode_mean(x, t)
+        sigma = self.sigma(t)
+        x_hat = self.decode(mean + expand_as(sigma, mean) * eps, t)
+        return VAEOutput(x_hat, mean, sigma, self.pixel_sigma(t))
+
+    def _levels(self, t: Tensor, batch: int) -> Tensor:
+        return t.to(device=self.device, dtype=torch.float32).expand(batch)

@@ -1,0 +1,43 @@
+"""Learned positive functions of the level: the latent noise scale sigma(t) and the pixel noise scale s(t)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from betadiffusion.levels import interpolate
+
+
+class LevelCurve(nn.Module):
+    """exp of a piecewise linear function of t, learned at evenly spaced knots; started constant."""
+
+    def __init__(self, knots: int, start: float) -> None:
+        super().__init__()
+        self.register_buffer("knots", torch.linspace(0, 1, knots), persistent=False)
+        self.log_value = nn.Parameter(torch.full((knots,), start).log())
+
+    def log_values(self) -> Tensor:
+        """Logarithm of the curve at its knots: (knots,)."""
+        return self.log_value
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Value at levels t of any shape, > 0."""
+        return interpolate(t.to(self.knots), self.knots, self.log_values()).exp()
+
+
+class RisingLevelCurve(LevelCurve):
+    """A `LevelCurve` that rises with t whatever its parameters, as sigma(t) must; started as a line from `start` to 1.
+
+    With `fixed_end` its value at t = 1 is 1 by construction; else that is learned too.
+    """
+
+    def __init__(self, knots: int, start: float, fixed_end: bool) -> None:
+        super().__init__(knots, 1.0)
+        rise = (start + (1 - start) * self.knots).log().diff()
+        self.log_value = nn.Parameter(torch.cat([rise.expm1().log(), torch.zeros(1)]))  # softplus of it is the rise
+        self.fixed_end = fixed_end
+
+    def log_values(self) -> Tensor:
+        """Logarithm of the curve at its knots, rising: (knots,)."""
+        end = torch.zeros_like(self.log_value[-1:]) if self.fixed_end else self.log_value[-1:]
+        below = softplus(self.log_value[:-1]).flip(0).cumsum(0).flip(0)
+        return torch.cat([end - below, end])

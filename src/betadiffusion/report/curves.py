@@ -1,0 +1,90 @@
+"""What every level keeps: rate, distortion, scales, and how the code stands to known factors."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import entropy
+from torch import Tensor
+from tqdm import tqdm
+
+from betadiffusion.gaussian import randn, standard_normal_kl
+from betadiffusion.metrics import mig, mutual_information
+from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
+from betadiffusion.report.generate import batch_size
+
+LEVELS = 21
+ACTIVE_VARIANCE = 0.01  # of a unit's mean over images (Burda et al. 2016, sec. 4.2)
+MIG_IMAGES = 10_000
+MIG_BINS = 20
+
+
+def level_curves(
+    pipeline: BetaDiffusionPipeline,
+    images: np.ndarray,
+    factors: np.ndarray | None,
+    count: int,
+    seed: int,
+    progress: bool,
+) -> list[dict[str, Any]]:
+    """Numbers of the levels 0, 0.05, ..., 1 on images (N,C,H,W) uint8, the first `count` but for factors (N,K).
+
+    rate: mean KL, nats. mse: per pixel in [-1, 1], of a draw of q(z|x;t) decoded. psnr: dB. signal_power: mean of f^2
+    over images and dimensions. log_snr: log(signal_power / sigma^2). active_units: dimensions of f that vary.
+    mean_std: standard deviation of f. aggregate_kl: KL( N(E z, Var z) || N(0,1) ) of the aggregated posterior's
+    channels, nats, mean and greatest. With factors also mig, and information: by factor the greatest mutual
+    information of any code, as a share of the factor's entropy.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    table = []
+    for level in tqdm(np.linspace(0, 1, LEVELS).round(2).tolist(), desc="report: levels", disable=not progress):
+        mean = torch.cat([pipeline.encode(x, level) for x in torch.from_numpy(images).split(batch_size(pipeline))])
+        numbers = {"level": level, **_scales(pipeline, mean[:count], level)}
+        numbers["mse"] = _distortion(pipeline, images[:count], mean[:count], level, generator)
+        numbers["psnr"] = 10 * math.log10(4 / numbers["mse"])  # the greatest error of a pixel is 2
+        if factors is not None:
+            numbers |= _factors(mean, factors)
+        table.append(numbers)
+    return table
+
+
+@torch.no_grad()
+def _scales(pipeline: BetaDiffusionPipeline, mean: Tensor, level: float) -> dict[str, float]:
+    t = torch.tensor(level, device=mean.device)
+    sigma = pipeline.vae.sigma(t)
+    power = mean.square().mean()
+    channels = mean.transpose(0, 1).flatten(1)
+    m, v = channels.mean(1), channels.var(1) + sigma.square()
+    aggregate = 0.5 * (m.square() + v - 1 - v.log())  # KL( N(m, v) || N(0, 1) )
+    return {
+        "rate": float(standard_normal_kl(mean, sigma).mean()),
+        "sigma": float(sigma),
+        "pixel_sigma": float(pipeline.vae.pixel_sigma(t)),
+        "signal_power": float(power),
+        "log_snr": float((power / sigma.square()).log()),
+        "active_units": int((mean.var(0) > ACTIVE_VARIANCE).sum()),
+        "mean_std": float(mean.std()),
+        "aggregate_kl": float(aggregate.mean()),
+        "aggregate_kl_max": float(aggregate.max()),
+    }
+
+
+@torch.no_grad()
+def _distortion(
+    pipeline: BetaDiffusionPipeline, images: np.ndarray, mean: Tensor, level: float, generator: torch.Generator
+) -> float:
+    t = torch.tensor(level, device=mean.device)
+    size, total = batch_size(pipeline), 0.0
+    for x, f in zip(torch.from_numpy(images).split(size), mean.split(size), strict=True):
+        x_hat = pipeline.vae.decode(f + pipeline.vae.sigma(t) * randn(f.shape, f, generator), t)
+        total += float((x_hat - (x.to(f) / 127.5 - 1)).square().double().sum())
+    return total / images.size
+
+
+def _factors(mean: Tensor, factors: np.ndarray) -> dict[str, Any]:
+    codes = mean.flatten(1).cpu().numpy().round(5)  # f(x,1) = 0 up to rounding, which is no code
+    entropies = np.array([entropy(np.bincount(column)) for column in factors.T])
+    greatest = mutual_information(codes, factors, MIG_BINS).max(axis=0)
+    shares = np.divide(greatest, entropies, out=np.zeros_like(greatest), where=entropies > 0)
+    return {"mig": mig(codes, factors, MIG_BINS), "information": shares.tolist()}

@@ -1,0 +1,126 @@
+"""Frechet distances to real images: of reconstructions by level, before and after walking back, and of samples."""
+
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from betadiffusion import levels as spacings
+from betadiffusion.metrics import FeatureStatistics, frechet_from_statistics
+from betadiffusion.metrics.features import FeatureExtractor
+from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
+from betadiffusion.report.generate import (
+    Sampler,
+    default_sampler,
+    grid_levels,
+    reconstructions,
+    samples,
+    seed_for,
+)
+from betadiffusion.training.config import RunConfig
+
+SAMPLERS = [
+    *(Sampler("euler", steps) for steps in (20, 50)),
+    *(Sampler("heun", steps) for steps in (5, 10, 25)),
+    *(Sampler("multistep", steps) for steps in (20, 50)),
+    *(Sampler("eta=1", steps) for steps in (20, 200)),
+    *(Sampler("algorithm2", steps) for steps in (20, 200)),
+]
+FAR = 3.0  # times its level-0 distance: where the VAE alone has lost the picture
+
+
+class Judge:
+    """Distance of images, uint8 (N,C,H,W), to a reference set of real ones; `floor` is that of other real ones.
+
+    extractor: the features; reference (M,C,H,W) and images (N,C,H,W): real, uint8, without an image in common.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, reference: np.ndarray, images: np.ndarray) -> None:
+        self.extractor = extractor
+        self.reference = FeatureStatistics.from_features(extractor(torch.from_numpy(reference)))
+        self.images = images
+        self.floor = self(torch.from_numpy(images))
+
+    def __call__(self, images: Tensor) -> float:
+        """Squared Frechet distance; biased upwards where N is small, alike for all sets of one size."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of that bias, which the report states
+            return frechet_from_statistics(self.reference, FeatureStatistics.from_features(self.extractor(images)))
+
+
+def level_distances(
+    pipeline: BetaDiffusionPipeline, judge: Judge, config: RunConfig, progress: bool
+) -> list[dict[str, float]]:
+    """By level of the configured grid the distance of the judge's real images: VAE alone, and walked back to 0."""
+    rows = []
+    for level in tqdm(grid_levels(config), desc="report: walks back", disable=not progress):
+        alone, walked = reconstructions(pipeline, judge.images, level, seed_for(config, "codes"))
+        distance = judge(alone)
+        rows.append({"level": level, "vae": distance, "walked": judge(walked) if level > 0 else distance})
+    return rows
+
+
+def walk_back(rows: list[dict[str, float]]) -> dict[str, float] | None:
+    """The first level where the VAE alone is at least 3 times as far as at level 0, and what walking back does."""
+    for row in rows:
+        times = row["vae"] / rows[0]["vae"]
+        if times >= FAR:
+            return {**row, "times_level_zero": times, "divided_by": row["vae"] / row["walked"]}
+    return None
+
+
+def sampler_distances(
+    pipeline: BetaDiffusionPipeline, judge: Judge, config: RunConfig, progress: bool
+) -> list[dict[str, Any]]:
+    """One row for each of `SAMPLERS`, all from the same noise; the seconds are for all images, decoding included."""
+    rows = tqdm(SAMPLERS, desc="report: samplers", disable=not progress)
+    return [_row(pipeline, judge, sampler, config) for sampler in rows]
+
+
+def spacing_distances(
+    pipeline: BetaDiffusionPipeline,
+    judge: Judge,
+    rows: list[dict[str, Any]],
+    curves: list[dict[str, Any]],
+    config: RunConfig,
+) -> list[dict[str, Any]]:
+    """The pipeline's own method with 20 evaluations, at levels spaced by each rule of `betadiffusion.levels`.
+
+    rows: the sampler table, which has the uniform spacing already; curves: the table of levels.
+    """
+    knots, rate, power, sigma = (
+        torch.tensor([row[name] for row in curves]) for name in ("level", "rate", "signal_power", "sigma")
+    )
+    sampler = default_sampler(20)
+    spaced = {
+        "log_snr": spacings.log_snr(power, sigma, knots, sampler.steps),
+        "rate_linear": spacings.rate_linear(rate, knots, sampler.steps),
+    }
+    others = [{"spacing": name, **_row(pipeline, judge, sampler, config, levels)} for name, levels in spaced.items()]
+    return [{"spacing": "uniform", **sampler_row(rows, sampler)}, *others]
+
+
+def sampler_row(rows: list[dict[str, Any]], sampler: Sampler) -> dict[str, Any]:
+    """The row of a sampler in the sampler table."""
+    return next(row for row in rows if (row["method"], row["steps"]) == (sampler.method, sampler.steps))
+
+
+def _row(
+    pipeline: BetaDiffusionPipeline, judge: Judge, sampler: Sampler, config: RunConfig, levels: Tensor | None = None
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    images = samples(pipeline, sampler, len(judge.images), config, levels)
+    seconds = time.perf_counter() - started
+    distance = judge(images)
+    return {
+        "method": sampler.method,
+        "steps": sampler.steps,
+        "evaluations": sampler.evaluations,
+        "seconds": seconds,
+        "distance": distance,
+        "above_floor": distance - judge.floor,
+    }

@@ -1,0 +1,128 @@
+"""The images that the report looks at, made in batches from seeded noise: uint8 (N,C,H,W) on the CPU."""
+
+import inspect
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from betadiffusion import levels as spacings
+from betadiffusion import samplers
+from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
+from betadiffusion.training.config import RunConfig
+
+BATCH_PIXELS = 256_000  # per channel: 250 images of 32x32
+
+OFFSETS = {"levels": 1, "codes": 2, "noise": 3, "fresh noise": 4, "pictures": 5}  # of the seeds, each its own stream
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One way from noise to level 0: method "euler", "heun", "multistep", "eta=1" or "algorithm2"."""
+
+    method: str
+    steps: int
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations that one sample costs."""
+        return samplers.evaluations("heun" if self.method == "heun" else "euler", self.steps)
+
+    @property
+    def label(self) -> str:
+        """The method's name for people."""
+        return {"euler": "Euler", "heun": "Heun", "algorithm2": "Algorithm 2"}.get(self.method, self.method)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the report shows, uint8 (N,C,H,W): 8 originals, by level the VAE alone and walked back, and samples."""
+
+    originals: Tensor
+    alone: dict[float, Tensor]
+    walked: dict[float, Tensor]
+    default: Tensor
+    posterior: Tensor
+
+
+def seed_for(config: RunConfig, purpose: str) -> int:
+    """The seed of one of the report's streams of noise: the run's, with a fixed offset."""
+    return config.seed + OFFSETS[purpose]
+
+
+def grid_levels(config: RunConfig) -> list[float]:
+    """The levels of the reconstruction grid, rising, level 0 always among them."""
+    return sorted({0.0, *config.report.levels})
+
+
+def batch_size(pipeline: BetaDiffusionPipeline) -> int:
+    """Images that pass through the networks at once."""
+    return max(4, BATCH_PIXELS // pipeline.vae.image_shape[1] ** 2)
+
+
+def default_sampler(evaluations: int | None = None) -> Sampler:
+    """The pipeline's own method, with its own number of steps or with so many evaluations."""
+    defaults = inspect.signature(BetaDiffusionPipeline.walk).parameters
+    method, steps = defaults["method"].default, defaults["steps"].default
+    return Sampler(method, steps if evaluations is None else evaluations // samplers.evaluations(method, 1))
+
+
+def default_levels(steps: int) -> Tensor:
+    """The levels at which `BetaDiffusionPipeline.walk` stops on its way from 1 to 0."""
+    return spacings.uniform(steps)
+
+
+@torch.no_grad()
+def samples(
+    pipeline: BetaDiffusionPipeline, sampler: Sampler, count: int, config: RunConfig, levels: Tensor | None = None
+) -> Tensor:
+    """New images by one sampler; every sampler starts from the same noise. `levels`: None for the pipeline's own."""
+    levels = default_levels(sampler.steps) if levels is None else levels
+    noise = torch.Generator().manual_seed(seed_for(config, "noise"))
+    fresh = torch.Generator().manual_seed(seed_for(config, "fresh noise"))
+    predict, sigma = pipeline.denoiser.predict, pipeline.denoiser.sigma
+    images = []
+    for z in torch.randn((count, *pipeline.vae.latent_shape), generator=noise).split(batch_size(pipeline)):
+        z = z.to(pipeline.device)
+        if sampler.method == "algorithm2":
+            z = samplers.algorithm2(predict, z, levels, sigma, generator=fresh)
+        elif sampler.method == "eta=1":
+            z = samplers.sample(predict, z, levels, sigma, method="euler", eta=1.0, generator=fresh)
+        else:
+            z = samplers.sample(predict, z, levels, sigma, method=sampler.method)
+        images.append(_decode(pipeline, z, 0.0))
+    return torch.cat(images)
+
+
+@torch.no_grad()
+def reconstructions(
+    pipeline: BetaDiffusionPipeline, images: np.ndarray, level: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Images from one draw of q(z|x;t) at a level: decoded there, and walked back to level 0 and decoded there."""
+    generator = torch.Generator().manual_seed(seed)
+    alone, walked = [], []
+    for batch in torch.from_numpy(images).split(batch_size(pipeline)):
+        z = pipeline.encode(batch, level, generator)
+        alone.append(_decode(pipeline, z, level))
+        walked.append(_decode(pipeline, pipeline.walk(z, level), 0.0) if level > 0 else alone[-1])
+    return torch.cat(alone), torch.cat(walked)
+
+
+def pictures(pipeline: BetaDiffusionPipeline, held_out: np.ndarray, config: RunConfig) -> Pictures:
+    """The pictures of the report, from the first 8 of the held-out images (N,C,H,W) uint8."""
+    originals = held_out[:8]
+    seed = seed_for(config, "pictures")
+    pairs = {level: reconstructions(pipeline, originals, level, seed) for level in grid_levels(config)}
+    return Pictures(
+        originals=torch.from_numpy(originals),
+        alone={level: pair[0] for level, pair in pairs.items()},
+        walked={level: pair[1] for level, pair in pairs.items()},
+        default=samples(pipeline, default_sampler(20), 64, config),
+        posterior=samples(pipeline, Sampler("eta=1", 200), 64, config),
+    )
+
+
+def _decode(pipeline: BetaDiffusionPipeline, z: Tensor, level: float) -> Tensor:
+    x = pipeline.vae.decode(z, torch.tensor(level))
+    return ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()

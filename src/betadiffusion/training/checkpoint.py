@@ -1,0 +1,78 @@
+"""Checkpoints: a folder of safetensors and one JSON, complete or not there at all.
+
+A checkpoint is written under a temporary name and renamed, so that a folder with a final name is whole. Its name is
+the number of images seen.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+STATE = "state.json"
+
+
+def save(
+    folder: Path, images: int, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> Path:
+    """Writes folder/000000012800 with all that training holds: weights, averaged weights, optimiser, `state` (JSON)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"{images:012d}"
+    partial = folder / f".{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    save_file(_tensors(model.state_dict()), partial / "model.safetensors")
+    save_file(_tensors(ema.state_dict()), partial / "ema.safetensors")
+    moments = {f"{i}.{k}": v for i, s in optimizer.state_dict()["state"].items() for k, v in s.items()}
+    save_file(_tensors(moments), partial / "optimizer.safetensors")
+    (partial / STATE).write_text(json.dumps(state | {"images": images}, indent=1))
+    for file in partial.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    if final.exists():  # the same step again, after a resume: the same content
+        shutil.rmtree(final)
+    partial.rename(final)
+    return final
+
+
+def load(
+    checkpoint: Path, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> dict[str, Any]:
+    """Puts a checkpoint back into its objects and returns its state; the optimiser may be left out."""
+    model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+    ema.load_state_dict(load_file(checkpoint / "ema.safetensors"))
+    if optimizer is not None:
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in load_file(checkpoint / "optimizer.safetensors").items():
+            index, name = key.split(".", 1)
+            moments.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return read_state(checkpoint)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The JSON part of a checkpoint."""
+    return json.loads((checkpoint / STATE).read_text())
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint in `folder` with the most images seen, or None."""
+    found = sorted(path for path in folder.glob("[0-9]*") if (path / STATE).is_file())
+    return found[-1] if found else None
+
+
+def keep_only(folder: Path, count: int, up_to: Path) -> None:
+    """Deletes all checkpoints but `up_to` and the newest before it, `count` in all, and what a kill left behind."""
+    whole = sorted(path for path in folder.glob("[0-9]*") if path.name <= up_to.name)
+    for path in folder.iterdir():
+        if path not in whole[-count:]:
+            shutil.rmtree(path)
+
+
+def _tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}

@@ -1,0 +1,189 @@
+"""A run: data, both stages, and the pipeline that they leave in the run's folder.
+
+out/config.yaml   out/vae/   out/diffusion/   out/pipeline/
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import torch
+import yaml
+from accelerate import Accelerator
+from diffusers.configuration_utils import ConfigMixin
+
+from betadiffusion.data import Subset, load, split
+from betadiffusion.models.denoiser import NonlinearDenoiser
+from betadiffusion.models.presets import VAE_PRESETS, denoiser_preset, vae_preset
+from betadiffusion.models.vae import MultiBetaVAE
+from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
+from betadiffusion.training.config import DataConfig, OptimisationConfig, RunConfig, chosen
+from betadiffusion.training.diffusion_stage import DiffusionStage
+from betadiffusion.training.files import write_folder, write_text
+from betadiffusion.training.latent_cache import LatentCache
+from betadiffusion.training.trainer import Stage, Trainer
+from betadiffusion.training.vae_stage import VAEStage
+
+CACHE_CHECK = 2_048  # images behind the check of the cache against exact encoding
+
+
+def run(config: RunConfig) -> Path:
+    """Trains the stages that `config.stages` names and saves the pipeline; returns the run's folder.
+
+    Raises DataError or ValueError for data and settings that cannot be used, TrainingError and Interrupted as Trainer.
+    """
+    out = Path(config.out)
+    accelerator = make_accelerator(config)
+    size = config.data.size or VAE_PRESETS[config.vae.preset]["sample_size"]
+    with accelerator.main_process_first():
+        train, held_out = load_split(config.data, size, config.seed)
+    if accelerator.is_main_process:
+        write_text(out / "config.yaml", yaml.safe_dump(_plain(config), sort_keys=False))
+    torch.manual_seed(config.seed)  # initial weights
+    vae = build_vae(config, train.image_shape)
+    if "vae" in config.stages:
+        stage = VAEStage(vae, train, held_out, accelerator.device)
+        trained = _fit(stage, config.vae_training, config, accelerator, {"vae": settings(vae)})
+        if accelerator.is_main_process:
+            write_folder(out / "vae" / "model", trained.save_pretrained)
+    if "diffusion" in config.stages:
+        vae = load_vae(out)
+        denoiser = build_denoiser(config, vae)
+        cache = make_cache(config, vae.to(accelerator.device), train, accelerator)
+        stage = DiffusionStage(denoiser, vae, train, held_out, cache, accelerator.device)
+        identity = {"vae": settings(vae), "denoiser": settings(denoiser), "cache": config.cache.levels}
+        trained = _fit(stage, config.diffusion_training, config, accelerator, identity)
+        if accelerator.is_main_process:
+            pipeline = BetaDiffusionPipeline(vae=vae.cpu(), denoiser=trained.cpu())
+            write_folder(out / "pipeline", pipeline.save_pretrained)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return out
+
+
+def load_config(run_folder: Path) -> RunConfig:
+    """The configuration of a run, from its folder; ValueError where the folder is not a run's."""
+    file = run_folder / "config.yaml"
+    if not file.is_file():
+        raise ValueError(f"{run_folder} is not the folder of a run: it has no config.yaml")
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(RunConfig, "run")
+    return parser.instantiate(parser.parse_object({"run": yaml.safe_load(file.read_text())})).run
+
+
+def load_split(data: DataConfig, size: int, seed: int) -> tuple[Subset, Subset]:
+    """Training and held-out images of a source, disjoint, in random order; the same ones for the same arguments.
+
+    Pictures of files stay on disk (memory-mapped by their reader); rendered ones are drawn once, into memory.
+    """
+    source = load(data.source, size=size, channels=data.channels)
+    train, held_out = split(len(source), min(data.held_out, len(source) // 5), seed)
+    if data.limit is not None:
+        train = train[: max(1, data.limit - len(held_out))]
+    parts = Subset(source, train), Subset(source, held_out)
+    return parts if hasattr(source, "array") else (parts[0].materialise(), parts[1].materialise())
+
+
+def build_vae(config: RunConfig, image_shape: tuple[int, int, int]) -> MultiBetaVAE:
+    """The VAE that a run's configuration asks for, untrained, for images (C, H, W)."""
+    channels, size, _ = image_shape
+    return MultiBetaVAE(**vae_preset(config.vae.preset, **chosen(config.vae), in_channels=channels, sample_size=size))
+
+
+def build_denoiser(config: RunConfig, vae: MultiBetaVAE) -> NonlinearDenoiser:
+    """The denoiser that a run's configuration asks for, untrained, between the levels of `vae`."""
+    preset = config.denoiser.preset or config.vae.preset
+    return NonlinearDenoiser(
+        **denoiser_preset(
+            preset, **chosen(config.denoiser), latent_shape=vae.latent_shape, sigma_knots=vae.config.knots
+        )
+    )
+
+
+def load_vae(run_folder: Path) -> MultiBetaVAE:
+    """The trained VAE of a run; ValueError where stage "vae" has not been finished there."""
+    folder = run_folder / "vae" / "model"
+    if not folder.is_dir():
+        raise ValueError(f"{run_folder} has no trained VAE yet: run stage 'vae' there first")
+    return MultiBetaVAE.from_pretrained(folder)
+
+
+def settings(model: ConfigMixin) -> dict[str, Any]:
+    """The constructor arguments of a model, without what diffusers notes beside them."""
+    return {key: value for key, value in model.config.items() if not key.startswith("_")}
+
+
+def make_cache(config: RunConfig, vae: MultiBetaVAE, train: Subset, accelerator: Accelerator) -> LatentCache | None:
+    """The latent cache, checked against exact encoding; None where it is off, too large or not exact enough."""
+    knots = config.cache.levels
+    if not knots:
+        return None
+    size = LatentCache.gigabytes(vae, len(train), knots)
+    if size > config.cache.limit_gb:
+        accelerator.print(f"no latent cache: {size:.1f} GB exceed cache.limit_gb {config.cache.limit_gb:g}")
+        return None
+    folder = Path(config.out) / "diffusion" / "cache"
+    with accelerator.main_process_first():
+        cache = LatentCache.build(vae, train, knots, folder, quiet=not accelerator.is_main_process)
+    error = cache.relative_error(vae, train, min(CACHE_CHECK, len(train)), config.seed)
+    exact = error <= config.cache.tolerance
+    verdict = "used" if exact else f"refused (cache.tolerance {config.cache.tolerance:g}): encoding at every step"
+    accelerator.print(f"latent cache: {knots} levels, {size:.2f} GB, error {error:.3f} sigma: {verdict}")
+    return cache if exact else None
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """Device, processes, precision and trackers of a run."""
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if has_bf16(config.cpu) else "fp32"
+    accelerator = Accelerator(
+        cpu=config.cpu, mixed_precision="no" if precision == "fp32" else precision,
+        log_with=list(config.trackers) or None, project_dir=config.out,
+    )  # fmt: skip
+    if config.trackers:
+        accelerator.init_trackers("betadiffusion", config=_flat(_plain(config)))
+    return accelerator
+
+
+def has_bf16(cpu: bool) -> bool:
+    """Whether bf16 arithmetic is in the hardware that a run would use."""
+    if torch.cuda.is_available() and not cpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _fit(
+    stage: Stage, training: OptimisationConfig, config: RunConfig, accelerator: Accelerator, models: dict[str, Any]
+) -> Any:
+    """Trains a stage in its folder of the run; `models` are the network settings a checkpoint must agree with."""
+    same_result = {"accumulation", "checkpoint_images", "keep_checkpoints"}  # may change between resumes
+    optimisation = {k: v for k, v in _plain(training).items() if k not in same_result}
+    data = {k: v for k, v in _plain(config.data).items() if k != "source"} | {"images": stage.count}
+    identity = _plain({"training": optimisation, "data": data, "seed": config.seed} | models)
+    identity["precision"] = accelerator.mixed_precision
+    folder = Path(config.out) / stage.name
+    trainer = Trainer(stage, training, folder, accelerator=accelerator, seed=config.seed, identity=identity)
+    resume = config.resume
+    if resume not in ("auto", "never") and Path(resume).parent.parent.name != stage.name:
+        resume = "auto"  # the checkpoint named is the other stage's
+    return trainer.fit(resume)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as dictionaries, lists and strings, as JSON would give them back."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _flat(value: dict[str, Any], where: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{where}{key}.") if isinstance(item, dict) else {f"{where}{key}": str(item)}
+    return flat

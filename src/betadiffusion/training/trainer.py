@@ -1,0 +1,285 @@
+"""One training loop for every stage: accelerate for devices and processes, images seen as the clock.
+
+Everything random in a step is drawn from (seed, stage, images seen) for the whole batch, then cut to this process's
+share: a run that was killed and resumed, split over processes or over accumulated parts is the same run.
+"""
+
+import copy
+import math
+import signal
+import sys
+import time
+from contextlib import nullcontext
+from functools import lru_cache
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from betadiffusion.training import checkpoint as checkpoints
+from betadiffusion.training.config import OptimisationConfig
+from betadiffusion.training.errors import Interrupted, TrainingError
+from betadiffusion.training.files import write_json
+
+LOG_STEPS = 50
+
+
+class Stage(Protocol):
+    """What differs between stages: the model, its loss, its validation."""
+
+    name: str
+    model: nn.Module
+    count: int  # images to train on
+
+    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Everything random in a step on `batch` images: tensors (batch, ...), on the CPU."""
+        ...
+
+    def losses(self, model: nn.Module, indices: np.ndarray, draws: tuple[Tensor, ...]) -> Tensor:
+        """Loss of each image (B,); `model` is `self.model`, wrapped for several processes where there are any."""
+        ...
+
+    def validate(self, model: nn.Module, images: int, folder: Path) -> dict[str, float]:
+        """Numbers on held-out images under the averaged weights, and a picture grid in `folder`."""
+        ...
+
+
+class Trainer:
+    """Trains one stage, safely: `fit` returns its averaged model, from wherever an earlier run stopped.
+
+    folder holds checkpoints/, grids/, history.json and summary.json. `identity` is what a checkpoint must have been
+    made with for this run to go on from it: nested dictionaries of plain values.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        config: OptimisationConfig,
+        folder: Path,
+        *,
+        accelerator: Accelerator,
+        seed: int,
+        identity: dict[str, Any],
+    ) -> None:
+        self.stage, self.config, self.folder, self.seed = stage, config, folder, seed
+        self.accelerator, self.identity = accelerator, identity
+        self.plain = stage.model.to(accelerator.device, memory_format=torch.channels_last)
+        self.ema = copy.deepcopy(self.plain).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(self._parameter_groups(), betas=config.adam_betas, fused=True)
+        self.model = accelerator.prepare_model(self.plain)
+        self.images = 0
+        self.history: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self.loss_sum, self.loss_steps = 0.0, 0  # since the last validation
+        self.last_checkpoint: Path | None = None
+        self.signal_number = 0
+
+    def fit(self, resume: str = "auto") -> nn.Module:
+        """Trains to `config.images` and returns the averaged model; `resume` as in RunConfig.
+
+        Raises TrainingError on a loss or gradient that is not finite, Interrupted after SIGINT or SIGTERM.
+        """
+        self._resume(resume)
+        before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        quiet = not self.accelerator.is_main_process
+        interval = 0.1 if sys.stderr.isatty() else 10.0
+        started = time.monotonic() - self.seconds
+        bar = tqdm(
+            total=self.config.images, initial=self.images, desc=f"stage {self.stage.name}", unit=" images",
+            unit_scale=True, disable=quiet or self.images >= self.config.images, mininterval=interval,
+        )  # fmt: skip
+        try:
+            while self.images < self.config.images:
+                seen, loss = self.images, self._step()
+                self.seconds = time.monotonic() - started
+                bar.update(self.images - seen)
+                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                done = self.images >= self.config.images
+                if done or self._passed(seen, self.config.validate_images):
+                    self._validate()
+                if done or self.signal_number or self._passed(seen, self.config.checkpoint_images):
+                    self._save()
+                if self.signal_number and not done:
+                    raise Interrupted(
+                        self.signal_number,
+                        f"stopped by {signal.Signals(self.signal_number).name} after {self.images} images; "
+                        f"the same command goes on from {self.last_checkpoint}",
+                    )
+        finally:
+            bar.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return self.ema
+
+    def _step(self) -> float:
+        """One optimiser step on the next batch; returns the mean loss of the whole batch, over all processes."""
+        config, accelerator = self.config, self.accelerator
+        batch = min(config.batch_size, config.images - self.images)
+        indices = batch_indices(self.images, batch, self.stage.count, self.seed)
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, self.stage.name, self.images))
+        draws = self.stage.draw(batch, generator)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * learning_rate_factor(self.images, config)
+
+        share = range(accelerator.process_index, batch, accelerator.num_processes)
+        parts = [part for part in np.array_split(np.array(share, dtype=np.int64), config.accumulation) if len(part)]
+        self.plain.train()
+        total = torch.zeros((), device=accelerator.device)
+        for i, part in enumerate(parts):
+            last = i == len(parts) - 1
+            with nullcontext() if last else accelerator.no_sync(self.model):
+                losses = self.stage.losses(self.model, indices[part], tuple(d[part] for d in draws))
+                # the one batch reduction: a mean over the whole batch (DDP averages over processes by itself)
+                loss = losses.sum() * accelerator.num_processes / batch
+                accelerator.backward(loss)
+            total += loss.detach()
+        norm = nn.utils.clip_grad_norm_(self.plain.parameters(), config.clip_norm)
+        mean_loss, stop = self._agree(total, norm)
+        if not math.isfinite(mean_loss):
+            raise TrainingError(
+                f"stage {self.stage.name}: the loss or its gradient is not finite at image {self.images} "
+                f"(step {self.images // config.batch_size}); "
+                f"the last good checkpoint is {self.last_checkpoint or 'none yet'}"
+            )
+        self.signal_number = stop
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.images += batch
+        self._average(batch)
+        self.loss_sum, self.loss_steps = self.loss_sum + mean_loss, self.loss_steps + 1
+        if self.loss_steps % LOG_STEPS == 0:
+            accelerator.log({f"{self.stage.name}/loss": mean_loss}, step=self.images)
+        return mean_loss
+
+    def _agree(self, loss: Tensor, norm: Tensor) -> tuple[float, int]:
+        """Mean loss over processes (NaN where a gradient is not finite) and the signal that any of them got."""
+        loss = torch.where(norm.isfinite(), loss, float("nan"))
+        mine = torch.stack([loss, loss.new_tensor(float(self.signal_number))])
+        every = self.accelerator.gather(mine[None])
+        return float(every[:, 0].mean()), int(every[:, 1].max())
+
+    @torch.no_grad()
+    def _average(self, batch: int) -> None:
+        """EMA with a half-life in images, shorter at first, so that the start is forgotten."""
+        half_life = min(self.config.ema_images, 0.1 * self.images)
+        weight = 1 - 0.5 ** (batch / half_life)
+        for average, value in zip(self.ema.parameters(), self.plain.parameters(), strict=True):
+            average.lerp_(value, weight)
+        for average, value in zip(self.ema.buffers(), self.plain.buffers(), strict=True):
+            average.copy_(value)
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Networks, and the learned curves of the level with their own rate and no decay."""
+        config = self.config
+        groups = []
+        for curves in (False, True):
+            named = [p for name, p in self.plain.named_parameters() if ("_curve." in name) == curves]
+            peak = config.learning_rate * (config.curve_rate if curves else 1.0)
+            decay = 0.0 if curves else config.weight_decay
+            if named:
+                groups.append({"params": named, "peak": peak, "lr": peak, "weight_decay": decay})
+        return groups
+
+    def _validate(self) -> None:
+        if self.accelerator.is_main_process:
+            with torch.no_grad():
+                numbers = self.stage.validate(self.ema, self.images, self.folder / "grids")
+            self.history.append(
+                {"images": self.images, "train_loss": self.loss_sum / max(1, self.loss_steps)} | numbers
+            )
+            self.accelerator.log({f"{self.stage.name}/{k}": v for k, v in self.history[-1].items()}, step=self.images)
+        self.loss_sum, self.loss_steps = 0.0, 0
+        self.accelerator.wait_for_everyone()
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            state = {
+                "identity": self.identity, "history": self.history, "seconds": self.seconds,
+                "loss_sum": self.loss_sum, "loss_steps": self.loss_steps,
+            }  # fmt: skip
+            folder = self.folder / "checkpoints"
+            self.last_checkpoint = checkpoints.save(folder, self.images, self.plain, self.ema, self.optimizer, state)
+            checkpoints.keep_only(folder, self.config.keep_checkpoints, self.last_checkpoint)
+            write_json(self.folder / "history.json", self.history)
+            write_json(self.folder / "summary.json", self.summary())
+        self.accelerator.wait_for_everyone()
+
+    def summary(self) -> dict[str, Any]:
+        """Size, speed and place of the training so far."""
+        return {
+            "images": self.images,
+            "seconds": self.seconds,
+            "images_per_second": self.images / max(self.seconds, 1e-9),
+            "parameters": sum(p.numel() for p in self.plain.parameters()),
+            "device": str(self.accelerator.device),
+            "processes": self.accelerator.num_processes,
+            "precision": self.accelerator.mixed_precision,
+        }
+
+    def _resume(self, resume: str) -> None:
+        folder = self.folder / "checkpoints"
+        found = None if resume == "never" else checkpoints.newest(folder) if resume == "auto" else Path(resume)
+        if found is None:
+            return
+        state = checkpoints.read_state(found)
+        difference = first_difference(state["identity"], self.identity)
+        if difference:
+            raise ValueError(
+                f"{found} was made with {difference}; use the same setting, another --out, or --resume never"
+            )
+        checkpoints.load(found, self.plain, self.ema, self.optimizer)
+        self.images, self.history, self.seconds = state["images"], state["history"], state["seconds"]
+        self.loss_sum, self.loss_steps = state["loss_sum"], state["loss_steps"]
+        self.last_checkpoint = found
+        self.accelerator.print(f"stage {self.stage.name}: goes on from {found}")
+
+    def _passed(self, seen: int, interval: int) -> bool:
+        return self.images // interval > seen // interval
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self.signal_number = number
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+
+
+def batch_indices(start: int, count: int, total: int, seed: int) -> np.ndarray:
+    """Which of `total` images are numbers start .. start+count-1 of an endless stream of shuffled epochs: int64."""
+    position = np.arange(start, start + count)
+    indices = np.empty(count, np.int64)
+    for epoch in range(start // total, position[-1] // total + 1):
+        here = position // total == epoch
+        indices[here] = epoch_order(epoch, total, seed)[position[here] % total]
+    return indices
+
+
+@lru_cache(maxsize=2)
+def epoch_order(epoch: int, total: int, seed: int) -> np.ndarray:
+    """The order of an epoch: a permutation of range(total)."""
+    return np.random.default_rng([seed, epoch]).permutation(total)
+
+
+def derived_seed(seed: int, purpose: str, count: int) -> int:
+    """A seed for one purpose at one moment, unrelated to those of others."""
+    words = [seed, count, *purpose.encode()]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+
+
+def learning_rate_factor(images: int, config: OptimisationConfig) -> float:
+    """Share of the peak rate: linear warm-up times a cosine down to 0."""
+    warmup = min(1.0, (images + config.batch_size) / max(config.warmup_images, 1))
+    return warmup * 0.5 * (1 + math.cos(math.pi * images / config.images))
+
+
+def first_difference(old: Any, new: Any, where: str = "") -> str:
+    """Names the first key in which two nested dictionaries differ, with the old and the new value; else ''."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(k for k in new if k not in old)]:
+            found = first_difference(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
+            if found:
+                return found
+        return ""
+    return "" if old == new else f"{where} = {old!r}, not {new!r}"

@@ -1,0 +1,143 @@
+"""Samplers against the closed-form oracle, where the only error is their own."""
+
+import math
+
+import pytest
+import torch
+from betadiffusion import samplers
+from betadiffusion.levels import uniform
+from betadiffusion.oracle import MixtureOracle, example_path, gaussian_oracle, variance_after
+
+A, SIGMA = example_path()
+ONE = torch.eye(1, dtype=torch.float64)
+
+
+def noise(count, dimension=1, seed=0):
+    return torch.randn(count, dimension, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def mixture(dimension=3):
+    generator = torch.Generator().manual_seed(1)
+    means = 2 * torch.randn(2, dimension, generator=generator, dtype=torch.float64)
+    roots = 0.4 * torch.randn(2, dimension, dimension, generator=generator, dtype=torch.float64)
+    covariances = roots @ roots.mT + 0.05 * torch.eye(dimension)
+    return MixtureOracle(torch.tensor([0.3, 0.7], dtype=torch.float64), means, covariances, A, SIGMA)
+
+
+# target variance 1.00; the figures of docs/formalism.md, erratum 3
+@pytest.mark.parametrize(
+    ("steps", "euler", "posterior", "algorithm2"),
+    [(5, 0.62, 0.55, 0.36), (20, 0.89, 0.84, 0.45), (200, 0.99, 0.98, 0.49)],
+)
+def test_variance_follows_the_closed_recursion(steps, euler, posterior, algorithm2):
+    oracle, levels, z = gaussian_oracle(ONE, A, SIGMA), uniform(steps), noise(100_000)
+    generator = torch.Generator().manual_seed(2)
+    cases = [
+        ({"eta": 0.0}, euler, samplers.sample(oracle.predict, z, levels, SIGMA, method="euler")),
+        (
+            {"eta": 1.0},
+            posterior,
+            samplers.sample(oracle.predict, z, levels, SIGMA, method="euler", eta=1.0, generator=generator),
+        ),
+        ({"algorithm2": True}, algorithm2, samplers.algorithm2(oracle.predict, z, levels, SIGMA, generator=generator)),
+    ]
+    for options, published, sampled in cases:
+        closed = variance_after(levels, 1.0, A, SIGMA, **options)
+        assert closed == pytest.approx(published, abs=0.01)
+        assert float(sampled.var()) == pytest.approx(closed, abs=0.02)
+
+
+@pytest.mark.parametrize("variance", [0.25, 1.0, 4.0])
+@pytest.mark.parametrize(("method", "low", "high"), [("euler", 1.8, 2.2), ("heun", 3.5, 4.5), ("multistep", 3.5, 4.5)])
+def test_order_of_convergence(variance, method, low, high):
+    oracle = gaussian_oracle(variance * ONE, A, SIGMA)
+    z, (start, end) = torch.ones(1, 1, dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
+    # the flow of a Gaussian is a stretch by the ratio of its standard deviations
+    exact = math.sqrt(float(oracle.marginal(end)[1] / oracle.marginal(start)[1]))
+    errors = [
+        abs(samplers.sample(oracle.predict, z, uniform(n), SIGMA, method=method).item() - exact) for n in (20, 40, 80)
+    ]
+    assert low < errors[0] / errors[1] < high
+    assert low < errors[1] / errors[2] < high
+
+
+@pytest.mark.parametrize("method", samplers.METHODS)
+def test_a_mixture_is_reached_from_its_own_end_point(method):
+    """Means and covariance of the target, in three dimensions, from draws of the path's true end."""
+    oracle = mixture()
+    end, start = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    z = oracle.sample(20_000, start, torch.Generator().manual_seed(3))
+    reached = samplers.sample(oracle.predict, z, uniform(100), SIGMA, method=method)
+    target = oracle.sample(20_000, end, torch.Generator().manual_seed(4))
+    assert torch.allclose(reached.mean(0), target.mean(0), atol=0.05)
+    assert torch.allclose(reached.T.cov(), target.T.cov(), rtol=0.06, atol=0.06)
+
+
+def test_oracle_predictions_are_conditional_expectations():
+    """E[eps | z] = -sigma grad log q(z), and the errors are uncorrelated with any function of z."""
+    oracle, t, s = mixture(), torch.tensor(0.4, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
+    z = oracle.sample(5, t, torch.Generator().manual_seed(5)).requires_grad_()
+    score = torch.autograd.grad(oracle.log_density(z, t).sum(), z)[0]
+    eps, delta = oracle.predict(z.detach(), t, s)
+    assert torch.allclose(eps, -SIGMA(t) * score, atol=1e-9)
+    assert torch.allclose(delta, (A(s) - A(t)) * (z.detach() - SIGMA(t) * eps) / A(t), atol=1e-9)
+
+
+def test_one_step_of_the_posterior_is_exact_given_the_encoding():
+    """With eps and delta known exactly for one x, eta = 1 draws from q(z_s | z_t, x)."""
+    from betadiffusion.process import posterior
+
+    t, s = torch.tensor([0.6, 0.5], dtype=torch.float64)
+    f = {float(t): torch.tensor(0.7), float(s): torch.tensor(1.1)}
+    z = torch.full((200_000, 1), 0.9, dtype=torch.float64)
+
+    def predict(z_t, a, b):
+        return (z_t - f[float(a)]) / SIGMA(a), (f[float(b)] - f[float(a)]).expand_as(z_t)
+
+    drawn = samplers.sample(
+        predict, z, torch.stack([t, s]), SIGMA, method="euler", eta=1.0, generator=torch.Generator().manual_seed(0)
+    )
+    mean, variance = posterior(z[0], f[float(t)], f[float(s)], SIGMA(t), SIGMA(s))
+    assert float(drawn.mean()) == pytest.approx(float(mean), abs=0.005)
+    assert float(drawn.var()) == pytest.approx(float(variance), rel=0.02)
+
+
+def test_randomness_is_the_generators():
+    oracle, z, levels = gaussian_oracle(ONE, A, SIGMA), noise(10), uniform(5)
+    for method in samplers.METHODS:
+        runs = [
+            samplers.sample(
+                oracle.predict, z, levels, SIGMA, method=method, eta=0.5, generator=torch.Generator().manual_seed(seed)
+            )
+            for seed in (1, 1, 2)
+        ]
+        assert torch.equal(runs[0], runs[1])
+        assert not torch.equal(runs[0], runs[2])
+        fixed = [samplers.sample(oracle.predict, z, levels, SIGMA, method=method) for _ in range(2)]
+        assert torch.equal(*fixed)
+
+
+@pytest.mark.parametrize("method", samplers.METHODS)
+def test_evaluations_and_callbacks_are_counted(method):
+    oracle, asked, told = gaussian_oracle(ONE, A, SIGMA), [], []
+
+    def predict(z, t, s):
+        asked.append(float(t))
+        return oracle.predict(z, t, s)
+
+    samplers.sample(
+        predict, noise(2), uniform(6, 0.9, 0.2), SIGMA, method=method, callback=lambda i, z, s: told.append((i, float(s)))
+    )
+    assert len(asked) == samplers.evaluations(method, 6)
+    assert [i for i, _ in told] == list(range(6))
+    assert told[-1][1] == pytest.approx(0.2)
+
+
+def test_bad_arguments_are_refused():
+    oracle, z = gaussian_oracle(ONE, A, SIGMA), noise(2)
+    with pytest.raises(ValueError, match="falling values"):
+        samplers.sample(oracle.predict, z, uniform(5).flip(0), SIGMA)
+    with pytest.raises(ValueError, match="unknown method 'rk4'"):
+        samplers.sample(oracle.predict, z, uniform(5), SIGMA, method="rk4")
+    with pytest.raises(ValueError, match="eta must not be negative"):
+        samplers.sample(oracle.predict, z, uniform(5), SIGMA, eta=-1.0)
