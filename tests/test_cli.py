@@ -194,7 +194,8 @@ def test_methods_are_the_samplers():
         ("data nowhere/at/all", "There is no file or folder nowhere/at/all."),
     ],
 )
-def test_a_slip_is_one_sentence(argv, text, call):
+def test_a_slip_is_one_sentence(argv, text, call, monkeypatch):
+    monkeypatch.setattr(commands, "_build_on_meta", lambda config: pytest.fail("work has started"))
     code, out, error = call(*argv.split())
     assert (code, out, sentence(error)) == (2, "", text)
 

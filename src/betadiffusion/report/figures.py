@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from betadiffusion.levels import SNR_FLOOR
 from betadiffusion.report.generate import Sampler
@@ -80,7 +80,7 @@ def distance_over_level(numbers: Numbers) -> Figure:
     levels = [row["level"] for row in frechet["levels"]]
     for key, label, colour in (("vae", "VAE alone", COLOURS[1]), ("walked", "walked back to level 0", COLOURS[0])):
         ax.plot(levels, [row[key] for row in frechet["levels"]], "o-", color=colour, label=label)
-    _floor(ax, frechet)
+    ax.axhline(frechet["floor"], color=COLOURS[5], linestyle=":", label="held-out images themselves")
     _log_y(ax)
     ax.legend(frameon=False)
     _label(ax, "level of the code", frechet["name"], "Distance of reconstructions to real images")
@@ -96,7 +96,7 @@ def samplers(numbers: Numbers) -> Figure:
         lines[Sampler(row["method"], row["steps"]).label].append((row["evaluations"], row["distance"]))
     for (label, points), colour in zip(lines.items(), COLOURS, strict=False):
         ax.plot(*zip(*sorted(points), strict=True), "o-", color=colour, label=label)
-    _floor(ax, frechet)
+    ax.axhline(frechet["levels"][0]["vae"], color=COLOURS[5], linestyle=":", label="VAE alone at level 0")
     ax.set_xscale("log")
     _log_y(ax)
     counts = sorted({row["evaluations"] for row in numbers["samplers"]})
@@ -117,7 +117,7 @@ def factors_over_level(numbers: Numbers) -> Figure:
     ax.plot(levels, _column(numbers, "mig"), "o-", color="black", linewidth=2, markersize=4, label="MIG")
     ax.set_ylim(0, 1)
     figure.legend(frameon=False, fontsize=8, loc="outside right center")
-    _label(ax, "level", "MIG; greatest information of one code / entropy", "Codes and factors")
+    _label(ax, "level", "share of the factor's entropy", "Codes and factors")
     return figure
 
 
@@ -128,13 +128,14 @@ def training(stage: str, history: list[dict[str, float]]) -> Figure:
         name, _, level = key.partition("@")
         if name != "images":
             held_out = "" if name.startswith("train_") else "held-out"
-            panels[name.removeprefix("train_")][key] = f"level {level}" if level else held_out or "training"
+            panels[name.removeprefix("train_")][key] = f"level {float(level):g}" if level else held_out or "training"
     figure, axes = _figure(len(panels))
     for ax, (name, lines) in zip(axes, panels.items(), strict=True):
         for i, (key, label) in enumerate(lines.items()):
             points = [(row["images"], row[key]) for row in history if row.get(key) is not None]
             ax.plot(*zip(*points, strict=True), "o-", color=COLOURS[i % len(COLOURS)], markersize=3, label=label)
         ax.legend(frameon=False, fontsize=7)
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         _label(ax, "images seen", name, f"Stage {stage}: {name}")
     return figure
 
@@ -152,10 +153,6 @@ def _figure(panels: int) -> tuple[Figure, list[Axes]]:
     for ax in axes[panels:]:
         ax.remove()
     return figure, axes[:panels]
-
-
-def _floor(ax: Axes, frechet: Numbers) -> None:
-    ax.axhline(frechet["floor"], color=COLOURS[5], linestyle=":", label="held-out images themselves")
 
 
 def _log_y(ax: Axes) -> None:

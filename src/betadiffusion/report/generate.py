@@ -12,7 +12,8 @@ from betadiffusion import samplers
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.training.config import RunConfig
 
-BATCH_PIXELS = 256_000  # per channel: 250 images of 32x32
+BATCH_PIXELS = 128_000  # per channel: 125 images of 32x32
+WALK_BATCH = 250
 
 OFFSETS = {"levels": 1, "codes": 2, "noise": 3, "fresh noise": 4, "pictures": 5}  # of the seeds, each its own stream
 
@@ -57,7 +58,7 @@ def grid_levels(config: RunConfig) -> list[float]:
 
 
 def batch_size(pipeline: BetaDiffusionPipeline) -> int:
-    """Images that pass through the networks at once."""
+    """Images that pass through the VAE at once."""
     return max(4, BATCH_PIXELS // pipeline.vae.image_shape[1] ** 2)
 
 
@@ -83,7 +84,7 @@ def samples(
     fresh = torch.Generator().manual_seed(seed_for(config, "fresh noise"))
     predict, sigma = pipeline.denoiser.predict, pipeline.denoiser.sigma
     images = []
-    for z in torch.randn((count, *pipeline.vae.latent_shape), generator=noise).split(batch_size(pipeline)):
+    for z in torch.randn((count, *pipeline.vae.latent_shape), generator=noise).split(WALK_BATCH):
         z = z.to(pipeline.device)
         if sampler.method == "algorithm2":
             z = samplers.algorithm2(predict, z, levels, sigma, generator=fresh)
@@ -101,12 +102,10 @@ def reconstructions(
 ) -> tuple[Tensor, Tensor]:
     """Images from one draw of q(z|x;t) at a level: decoded there, and walked back to level 0 and decoded there."""
     generator = torch.Generator().manual_seed(seed)
-    alone, walked = [], []
-    for batch in torch.from_numpy(images).split(batch_size(pipeline)):
-        z = pipeline.encode(batch, level, generator)
-        alone.append(_decode(pipeline, z, level))
-        walked.append(_decode(pipeline, pipeline.walk(z, level), 0.0) if level > 0 else alone[-1])
-    return torch.cat(alone), torch.cat(walked)
+    batches = torch.from_numpy(images).split(batch_size(pipeline))
+    z = torch.cat([pipeline.encode(batch, level, generator) for batch in batches])
+    walked = torch.cat([pipeline.walk(part, level) for part in z.split(WALK_BATCH)])
+    return _decode(pipeline, z, level), _decode(pipeline, walked, 0.0)
 
 
 def pictures(pipeline: BetaDiffusionPipeline, held_out: np.ndarray, config: RunConfig) -> Pictures:
@@ -124,5 +123,5 @@ def pictures(pipeline: BetaDiffusionPipeline, held_out: np.ndarray, config: RunC
 
 
 def _decode(pipeline: BetaDiffusionPipeline, z: Tensor, level: float) -> Tensor:
-    x = pipeline.vae.decode(z, torch.tensor(level))
-    return ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    x = torch.cat([pipeline.vae.decode(part, torch.tensor(level)).cpu() for part in z.split(batch_size(pipeline))])
+    return ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)

@@ -1,0 +1,188 @@
+"""The training loop on a problem small enough to run many times: least squares with noise in the loss."""
+
+import copy
+import json
+import os
+import signal
+
+import pytest
+import torch
+from accelerate import Accelerator
+from betadiffusion.training import checkpoint
+from betadiffusion.training.config import OptimisationConfig
+from betadiffusion.training.errors import Interrupted, TrainingError
+from betadiffusion.training.trainer import Trainer, batch_indices, derived_seed, first_difference, learning_rate_factor
+from torch import nn
+
+CONFIG = OptimisationConfig(
+    images=640, batch_size=32, learning_rate=5e-2, warmup_images=64, ema_images=100, validate_images=160,
+    checkpoint_images=96,
+)  # fmt: skip
+
+
+class Regression:
+    name, count = "regression", 100
+
+    def __init__(self, on_step=lambda images: None):
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+        self.x = torch.randn(self.count, 3)
+        self.y = self.x.sum(1, keepdim=True)
+        self.on_step, self.images = on_step, 0
+
+    def draw(self, batch, generator):
+        return (torch.randn(batch, 3, generator=generator),)
+
+    def losses(self, model, indices, draws):
+        self.on_step(self.images)
+        self.images += len(indices)
+        return (model(self.x[indices] + 0.1 * draws[0]) - self.y[indices]).square().mean(1)
+
+    def validate(self, model, images, folder):
+        return {"error": float((model(self.x) - self.y).square().mean())}
+
+
+def trainer(folder, stage=None, config=CONFIG, seed=0, identity=None):
+    stage = stage or Regression()
+    return Trainer(
+        stage, config, folder, accelerator=Accelerator(cpu=True), seed=seed, identity=identity or {"seed": seed}
+    )
+
+
+def weights(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def stop_at(images):
+    def act(seen):
+        if seen >= images:
+            raise KeyboardInterrupt
+
+    return act
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    done = trainer(tmp_path_factory.mktemp("whole"))
+    done.fit()
+    return done
+
+
+def test_training_learns_and_the_average_is_what_is_validated(whole):
+    assert whole.history[-1]["error"] < 0.2 * whole.history[0]["error"]
+    assert [h["images"] for h in whole.history] == [160, 320, 480, 640]
+    again = Regression().validate(whole.ema, 0, None)["error"]
+    assert whole.history[-1]["error"] == again
+    assert not torch.equal(weights(whole.ema), weights(whole.plain))
+
+
+@pytest.mark.parametrize("images", [1, 97, 250, 480, 600])
+def test_a_run_cut_anywhere_ends_with_the_same_numbers(tmp_path, whole, images):
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, Regression(stop_at(images))).fit()
+    resumed = trainer(tmp_path)
+    resumed.fit()
+    assert torch.equal(weights(resumed.plain), weights(whole.plain))
+    assert torch.equal(weights(resumed.ema), weights(whole.ema))
+    assert resumed.history == whole.history
+    assert json.loads((tmp_path / "history.json").read_text()) == whole.history
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_writes_a_checkpoint_first(tmp_path, whole, number):
+    def act(seen):
+        if seen == 320:
+            os.kill(os.getpid(), number)
+
+    cut = trainer(tmp_path, Regression(act))
+    with pytest.raises(Interrupted, match="after 352 images") as caught:
+        cut.fit()
+    assert caught.value.signal_number == number
+    assert checkpoint.newest(tmp_path / "checkpoints").name == "000000000352"
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    resumed = trainer(tmp_path)
+    resumed.fit()
+    assert torch.equal(weights(resumed.ema), weights(whole.ema))
+
+
+def test_accumulated_parts_equal_the_large_batch(tmp_path, whole):
+    config = copy.copy(CONFIG)
+    config.accumulation = 4
+    parts = trainer(tmp_path, config=config)
+    parts.fit()
+    assert torch.allclose(weights(parts.plain), weights(whole.plain), atol=1e-5)
+    assert parts.history[-1]["train_loss"] == pytest.approx(whole.history[-1]["train_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_bad_loss_names_the_step_and_the_last_good_checkpoint(tmp_path, bad):
+    stage = Regression()
+    good = stage.losses
+
+    def losses(model, indices, draws):
+        value = good(model, indices, draws)
+        return value * bad if stage.images > 320 else value
+
+    stage.losses = losses
+    with pytest.raises(TrainingError, match=r"at image 320 \(step 10\).*000000000288"):
+        trainer(tmp_path, stage).fit()
+    kept = trainer(tmp_path)
+    kept._resume("auto")
+    assert torch.isfinite(weights(kept.plain)).all()
+    assert kept.images == 288
+
+
+def test_a_half_written_checkpoint_is_not_one(tmp_path, whole):
+    folder = tmp_path / "checkpoints"
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, Regression(stop_at(200))).fit()
+    left = folder / ".000000000640.partial"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    assert checkpoint.newest(folder).name == "000000000192"
+    resumed = trainer(tmp_path)
+    resumed.fit()
+    assert torch.equal(weights(resumed.plain), weights(whole.plain))
+    assert not left.exists()
+    assert len(list(folder.iterdir())) == CONFIG.keep_checkpoints
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, Regression(stop_at(200)), identity={"training": {"learning_rate": 0.1}}).fit()
+    with pytest.raises(ValueError, match=r"training.learning_rate = 0.1, not 0.2.*--resume never"):
+        trainer(tmp_path, identity={"training": {"learning_rate": 0.2}}).fit()
+
+
+def test_resume_never_starts_again(tmp_path, whole):
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, Regression(stop_at(200)), seed=5).fit()
+    fresh = trainer(tmp_path, identity={"seed": 0})
+    fresh.fit("never")
+    assert torch.equal(weights(fresh.plain), weights(whole.plain))
+
+
+def test_epochs_are_permutations_and_batches_continue_across_them():
+    stream = [batch_indices(start, 7, 10, seed=3) for start in range(0, 70, 7)]
+    stream = torch.tensor([i for batch in stream for i in batch]).reshape(7, 10)
+    assert (stream.sort(1).values == torch.arange(10)).all()
+    assert not torch.equal(stream[0], stream[1])
+    assert (batch_indices(0, 35, 10, seed=3) == stream.flatten()[:35].numpy()).all()
+
+
+def test_seeds_differ_by_purpose_and_moment():
+    seeds = {derived_seed(s, p, n) for s in (0, 1) for p in ("vae", "diffusion") for n in (0, 1, 128)}
+    assert len(seeds) == 12
+
+
+def test_the_learning_rate_warms_up_and_ends_at_nothing():
+    assert learning_rate_factor(0, CONFIG) == pytest.approx(0.5)
+    assert learning_rate_factor(32, CONFIG) == pytest.approx(1.0, abs=0.01)
+    assert learning_rate_factor(320, CONFIG) == pytest.approx(0.5)
+    assert learning_rate_factor(640, CONFIG) == pytest.approx(0.0)
+
+
+def test_first_difference_names_the_key():
+    assert first_difference({"a": {"b": 1}}, {"a": {"b": 1}}) == ""
+    assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "a.b = 1, not 2"
+    assert first_difference({}, {"c": 3}) == "c = None, not 3"
