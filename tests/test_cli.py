@@ -113,7 +113,7 @@ assert not {HEAVY!r} & set(sys.modules), {HEAVY!r} & set(sys.modules)
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        (["demo"], "5.2 being what the defaults take"),
+        (["demo"], "4.2 being what the defaults take"),
         (["demo"], "--data SOURCE"),
         (["train"], "keep_checkpoints KEEP_CHECKPOINTS newest checkpoints kept (a whole number; default: 2)"),
         (["train"], "--data-path for short"),
@@ -207,7 +207,7 @@ def test_a_slip_is_one_sentence(argv, text, call, monkeypatch):
          "'learning_rate'?"),
         ("clip_norm: 1", "c.yaml, line 1: unknown key 'clip_norm': did you mean 'vae_training.clip_norm' or "
          "'diffusion_training.clip_norm'?"),
-        ("cache:\n  zzz: 1", "c.yaml, line 2: unknown key 'cache.zzz': choose from levels, limit_gb, memory_gb, "
+        ("cache:\n  zzz: 1", "c.yaml, line 2: unknown key 'cache.zzz': choose from levels, limit_gb, "
          "tolerance"),
         ("seed: 1\nout: a\nseed: 2", "c.yaml, line 3: the key 'seed' is already on line 1"),
         ("seed: 1\ncache:\n  levels: few", "c.yaml, line 3: cache.levels must be a whole number, not 'few'"),
@@ -398,14 +398,17 @@ def test_sizes_and_counts_are_not_zero(key):
         ({"cache__levels": 3}, "cache.levels must be 0 (no cache) or at least 4, not 3"),
         ({"vae_training__adam_betas": (0.9, 1.0)}, "vae_training.adam_betas must be below 1"),
         ({"seed": 2**63}, "seed must be below"),
-        ({"vae__schedule": "log_beta", "vae__beta_min": 200.0}, "vae.beta_min 200 must be below vae.beta_max 100"),
+        ({"vae__beta_min": 200.0, "vae__beta_max": 100.0}, "vae.beta_min 200 must be below vae.beta_max 100"),
         ({"trackers": ["wandb"]}, "pip install 'betadiffusion[wandb]'"),
         ({"denoiser__preset": "celeba64"}, "denoiser.preset 'celeba64' does not fit the latents of vae.preset 'demo'"),
         ({"vae__preset": "celeba64", "denoiser__preset": "toy"}, "does not fit the latents"),
         ({"vae__dropout": 0.1}, "dropout"),
         ({"denoiser__channels": [8, 8]}, "channels"),
         ({"vae__preset": "celeba64", "denoiser__width": 8}, "width"),
-        ({"vae__beta_max": 50.0}, "vae.beta_max has no effect unless vae.schedule is 'log_beta': leave it out"),
+        (
+            {"vae__schedule": "linear", "vae__beta_max": 50.0},
+            "vae.beta_max has no effect unless vae.schedule is 'log_beta': leave it out",
+        ),
         ({"cache__levels": 0, "cache__tolerance": 0.1}, "cache.tolerance has no effect with cache.levels 0"),
         ({"diffusion_training__curve_rate": 2.0}, "diffusion_training.curve_rate has no effect"),
         ({"out": ""}, "out must name a folder"),

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from betadiffusion.nn.curves import LevelCurve, RisingLevelCurve
 from betadiffusion.objectives import multi_beta_objective
 from betadiffusion.schedules import Linear
-from torch import nn
 
 PIXELS, LATENTS, STRONG, WEAK = 8, 2, 1.0, 0.1  # variances of the first two and of the other pixels
 LEVELS = (0.2, 0.3, 0.4, 0.5, 0.65)

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
+
 from betadiffusion.gaussian import gaussian_kl, log_density, randn, standard_normal_kl, sum_over_sample
 from betadiffusion.objectives import denoising_loss, multi_beta_objective, optimal_pixel_sigma
 from betadiffusion.process import diffuse, forward_step, posterior
 from betadiffusion.schedules import Sinusoidal
-from torch.distributions import Normal, kl_divergence
 
 G = torch.Generator().manual_seed(0)
 
@@ -28,9 +29,7 @@ def test_divergences_and_densities_agree_with_torch_distributions():
 
 def test_a_scalar_sigma_holds_for_the_whole_batch():
     mean = torch.randn(4, 6, generator=G)
-    assert torch.allclose(
-        standard_normal_kl(mean, torch.tensor(0.3)), standard_normal_kl(mean, torch.full((4,), 0.3))
-    )
+    assert torch.allclose(standard_normal_kl(mean, torch.tensor(0.3)), standard_normal_kl(mean, torch.full((4,), 0.3)))
 
 
 def test_objective_is_equation_4_written_out():
@@ -73,7 +72,7 @@ def test_the_markov_chain_has_the_marginals_of_the_path():
 
 
 def test_the_posterior_agrees_with_monte_carlo():
-    """Regression of z_s on z_t over draws of the chain gives the posterior's mean and variance (erratum 1 corrected)."""
+    """Regression of z_s on z_t over draws of the chain gives the posterior's mean and variance (erratum 1)."""
     f_s, f_t, sigma_s, sigma_t = (torch.tensor(v, dtype=torch.float64) for v in (2.0, 0.5, 0.3, 0.8))
     eps = torch.randn(2, 1_000_000, generator=G, dtype=torch.float64)
     z_s = diffuse(f_s, sigma_s, eps[0])

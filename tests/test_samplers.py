@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from betadiffusion import samplers
 from betadiffusion.levels import uniform
 from betadiffusion.oracle import MixtureOracle, example_path, gaussian_oracle, variance_after
@@ -126,7 +127,12 @@ def test_evaluations_and_callbacks_are_counted(method):
         return oracle.predict(z, t, s)
 
     samplers.sample(
-        predict, noise(2), uniform(6, 0.9, 0.2), SIGMA, method=method, callback=lambda i, z, s: told.append((i, float(s)))
+        predict,
+        noise(2),
+        uniform(6, 0.9, 0.2),
+        SIGMA,
+        method=method,
+        callback=lambda i, z, s: told.append((i, float(s))),
     )
     assert len(asked) == samplers.evaluations(method, 6)
     assert [i for i, _ in told] == list(range(6))

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from betadiffusion import levels
 from betadiffusion.schedules import Linear, LogBeta, Sinusoidal, convert_beta, make_schedule
 
@@ -14,7 +15,9 @@ def test_derivatives_are_those_of_the_values(schedule):
     t = T.clone().requires_grad_()
     weights = schedule(t)
     for value, slope in ((weights.rec, weights.d_rec), (weights.kl, weights.d_kl)):
-        exact = torch.autograd.grad(value.sum(), t, retain_graph=True, allow_unused=True)[0] if value.requires_grad else 0
+        exact = (
+            torch.autograd.grad(value.sum(), t, retain_graph=True, allow_unused=True)[0] if value.requires_grad else 0
+        )
         assert torch.allclose(slope, torch.zeros_like(T) + exact, atol=1e-9)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from betadiffusion.models.presets import denoiser_preset, vae_preset
 from betadiffusion.training.config import RunConfig, chosen
 
-MAY_BE_ZERO = {"seed", "dropout", "adam_betas", "weight_decay", "warmup_images", "levels", "limit_gb", "memory_gb"}
+MAY_BE_ZERO = {"seed", "dropout", "adam_betas", "weight_decay", "warmup_images", "levels", "limit_gb"}
 BELOW = {"dropout": 1, "adam_betas": 1, "seed": 2**63}
 STAGES = ["vae", "diffusion", "report"]
 
@@ -63,9 +63,9 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         yield f"report.levels must be one or more levels from 0 to 1, not {levels}"
     if 0 < config.cache.levels < 4:
         yield f"cache.levels must be 0 (no cache) or at least 4, not {config.cache.levels}"
-    vae = {"beta_min": 1.0, "beta_max": 100.0} | vae_preset(config.vae.preset, **chosen(config.vae))
-    if vae["beta_min"] >= vae["beta_max"]:
-        yield f"vae.beta_min {vae['beta_min']:g} must be below vae.beta_max {vae['beta_max']:g}"
+    low, high = config.vae.beta_min or 1.0, config.vae.beta_max
+    if high is not None and low >= high:
+        yield f"vae.beta_min {low:g} must be below vae.beta_max {high:g}"
     for tracker in config.trackers:
         if find_spec(tracker) is None:
             yield f"trackers names {tracker!r}, which is not installed: pip install 'betadiffusion[{tracker}]'"
@@ -78,7 +78,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
     denoiser = denoiser_preset(name, **chosen(config.denoiser))
     if (vae["block"] == "conv") != (denoiser["architecture"] == "mlp"):
         yield f"denoiser.preset {name!r} does not fit the latents of vae.preset {config.vae.preset!r}"
-    cache = ["cache.limit_gb", "cache.memory_gb", "cache.tolerance"]
+    cache = ["cache.limit_gb", "cache.tolerance"]
     rules = [
         (vae.get("schedule") != "log_beta", ["vae.beta_min", "vae.beta_max"], "unless vae.schedule is 'log_beta'"),
         (config.cache.levels == 0, cache, "with cache.levels 0, which is no cache"),

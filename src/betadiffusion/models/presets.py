@@ -23,7 +23,7 @@ class VAEArguments(TypedDict, total=False):
     dropout: float
     schedule: str
     beta_min: float
-    beta_max: float
+    beta_max: float | None
     boundary: bool
     knots: int
 
@@ -53,6 +53,7 @@ VAE_PRESETS: dict[str, VAEArguments] = {
         "block": "conv",
         "channels": (32, 64, 128),
         "embedding_dim": 128,
+        "schedule": "log_beta",  # spreads the rate evenly over the levels
     },
     "toy": {  # paper, C.1.2
         "sample_size": 64,
@@ -61,6 +62,7 @@ VAE_PRESETS: dict[str, VAEArguments] = {
         "block": "conv",
         "channels": (64, 64, 128, 256),
         "embedding_dim": 256,
+        "schedule": "linear",
     },
     "celeba64": {  # Table 4
         "sample_size": 64,
@@ -71,6 +73,7 @@ VAE_PRESETS: dict[str, VAEArguments] = {
         "layers_per_block": 2,
         "attention_resolutions": (),
         "embedding_dim": 128,
+        "schedule": "linear",  # Table 5
     },
     "ldm256": {  # C.1.3; the text's attention at 16x16 does not occur between 256x256 and 32x32
         "sample_size": 256,
@@ -81,6 +84,7 @@ VAE_PRESETS: dict[str, VAEArguments] = {
         "layers_per_block": 2,
         "attention_resolutions": (),
         "embedding_dim": 512,
+        "schedule": "sinusoidal",
     },
 }
 

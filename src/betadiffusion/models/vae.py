@@ -31,7 +31,8 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
 
     Images are (B,C,H,W) in [-1, 1]; latents (B, latent_channels, h, w), h = w = 1 with block "conv". With `boundary`
     f(x,1) = 0 and sigma(1) = 1 by construction (erratum 6). `schedule` names the weights of Eq. 4 ("sinusoidal",
-    "linear", or "log_beta" over [beta_min, beta_max]). `activation` "silu" or, as the paper prints, "sigmoid".
+    "linear", or "log_beta" over [beta_min, beta_max], by default up to a quarter of the number of pixel values, where
+    the prior wins on images). `activation` "silu" or, as the paper prints, "sigmoid".
     `layers_per_block` (2 by default), `attention_resolutions` and `dropout` are those of block "resnet".
     Raises ValueError for a block, activation or size that does not exist.
     """
@@ -51,7 +52,7 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
         dropout: float = 0.0,
         schedule: str = "sinusoidal",
         beta_min: float = 1.0,
-        beta_max: float = 100.0,
+        beta_max: float | None = None,
         boundary: bool = True,
         knots: int = 65,
     ) -> None:
@@ -99,7 +100,8 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
     @property
     def schedule(self) -> Schedule:
         """The weights of Eq. 4 as a function of the level."""
-        return make_schedule(self.config.schedule, self.config.beta_min, self.config.beta_max)
+        beta_max = self.config.beta_max or math.prod(self.image_shape) / 4
+        return make_schedule(self.config.schedule, self.config.beta_min, beta_max)
 
     def encode_mean(self, x: Tensor, t: Tensor) -> Tensor:
         """f(x,t), deterministic: x (B,C,H,W) in [-1, 1], t (B,) or () in [0, 1]; latent, float32."""

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from betadiffusion.nn.precision import in_float32
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "sigmoid": nn.Sigmoid}
 
 
@@ -49,7 +51,7 @@ class ConvEncoder(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         for block in self.blocks:
             x = block(x, embedding)
-        return self.head(x)
+        return in_float32(self.head, x)  # bf16 would round f by a good part of sigma(0)
 
 
 class ConvDecoder(nn.Module):

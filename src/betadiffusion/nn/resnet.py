@@ -7,6 +7,7 @@ from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
 from torch import Tensor, nn
 
 from betadiffusion.nn.conv import ACTIVATIONS
+from betadiffusion.nn.precision import in_float32
 
 
 def norm_groups(channels: Sequence[int]) -> int:
@@ -91,7 +92,7 @@ class ResnetEncoder(nn.Module):
         h = self.conv_in(x)
         for block in self.blocks:
             h, _ = block(h, embedding)
-        return self.out(self.middle(h, embedding))
+        return in_float32(self.out, self.middle(h, embedding))  # bf16 would round f by a good part of sigma(0)
 
 
 class ResnetDecoder(nn.Module):

@@ -26,7 +26,7 @@ from betadiffusion.training.config import RunConfig
 SAMPLERS = [
     *(Sampler("euler", steps) for steps in (20, 50)),
     *(Sampler("heun", steps) for steps in (5, 10, 25)),
-    *(Sampler("multistep", steps) for steps in (10, 20, 50)),
+    *(Sampler("multistep", steps) for steps in (10, 20)),
     *(Sampler("eta=1", steps) for steps in (20, 200)),
     *(Sampler("algorithm2", steps) for steps in (20, 200)),
 ]

@@ -6,10 +6,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 
 from betadiffusion.data import FactorSet, Subset
 from betadiffusion.metrics.features import EfficientNetLite0, FeatureExtractor, frechet_name
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
+from betadiffusion.report.classifier import known_factors, train_classifier
 from betadiffusion.report.context import context
 from betadiffusion.report.curves import MIG_BINS, MIG_IMAGES, level_curves
 from betadiffusion.report.distances import Judge, level_distances, sampler_distances, spacing_distances, walk_back
@@ -32,7 +34,7 @@ def measure(
 
     "levels" and "terminal" are explained at `curves.level_curves`, "frechet", "samplers" and "spacings" in
     `distances`; all are over the first `config.report.count` held-out images, or as many as there are; the Frechet
-    reference is twice as many training images. extractor: the features, by default EfficientNet-lite0's.
+    reference is twice as many training images. extractor: the features, by default those of `config.report.features`.
     """
     started = time.perf_counter()
     count = min(config.report.count, len(held_out))
@@ -42,9 +44,7 @@ def measure(
     curves = level_curves(pipeline, images, factors, count, seed_for(config, "levels"), progress)
     rates = [row["rate"] for row in curves]
 
-    extractor = extractor or EfficientNetLite0(
-        size=config.report.feature_size, batch_size=FEATURE_BATCH, device=pipeline.device
-    )
+    extractor = extractor or make_extractor(train, held_out, config, pipeline.device)
     reference = train.images(np.arange(min(2 * count, len(train))))
     judge = Judge(extractor, reference, images[:count])
     by_level = level_distances(pipeline, judge, config, progress)
@@ -74,6 +74,15 @@ def measure(
     }
     numbers["seconds"] = time.perf_counter() - started
     return finite(numbers)
+
+
+def make_extractor(train: Subset, held_out: Subset, config: RunConfig, device: torch.device) -> FeatureExtractor:
+    """The features that a configuration asks for: "auto" is a classifier where factors or labels are known."""
+    if config.report.features == "classifier" or (
+        config.report.features == "auto" and known_factors(train) is not None
+    ):
+        return train_classifier(train, held_out, config.seed, device)
+    return EfficientNetLite0(size=config.report.feature_size, batch_size=FEATURE_BATCH, device=device)
 
 
 def _factors(curves: list[dict[str, Any]], names: tuple[str, ...], images: int) -> dict[str, Any]:

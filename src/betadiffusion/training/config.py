@@ -43,7 +43,7 @@ class VAEConfig:
         dropout: share dropped in residual blocks ("resnet" presets).
         schedule: weights of Eq. 4 over the level: "sinusoidal", "linear" or "log_beta".
         beta_min: least beta of "log_beta".
-        beta_max: greatest beta of "log_beta".
+        beta_max: greatest beta of "log_beta"; a quarter of an image's pixel values where nothing is said.
         boundary: f(x,1) = 0 and sigma(1) = 1 by construction.
         knots: knots of the learned curves sigma(t) and s(t).
     """
@@ -110,7 +110,7 @@ class OptimisationConfig:
         keep_checkpoints: newest checkpoints kept.
     """
 
-    images: int = 240_000
+    images: int = 320_000
     batch_size: int = 128
     accumulation: int = 1
     learning_rate: float = 2e-3
@@ -131,14 +131,12 @@ class CacheConfig:
 
     Args:
         levels: levels of the grid, evenly spaced; 0 for no cache: encode at every step.
-        limit_gb: most that the cache may take, on disk; a larger one is not built, and every step encodes.
-        memory_gb: a cache below this is held in memory, a larger one on disk.
+        limit_gb: most that the cache may take on disk; a larger one is not built, and every step encodes.
         tolerance: greatest error of an interpolated mean, rms in units of sigma(t), before the cache is refused.
     """
 
-    levels: int = 25
+    levels: int = 17
     limit_gb: float = 50.0
-    memory_gb: float = 2.0
     tolerance: float = 0.5
 
 
@@ -149,17 +147,20 @@ class ReportConfig:
     Args:
         count: held-out images, and samples, behind every number.
         levels: levels of the reconstruction grid.
-        feature_size: side at which the feature network sees the images, in pixels.
+        features: behind the Frechet distances: "effnet" (EfficientNet-lite0), "classifier" (of the factors or labels,
+            trained for the report), or "auto": the classifier where factors or labels are known.
+        feature_size: side at which EfficientNet sees the images, in pixels.
     """
 
     count: int = 1_000
-    levels: list[float] = field(default_factory=lambda: [0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95])
+    levels: list[float] = field(default_factory=lambda: [0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
+    features: Literal["auto", "classifier", "effnet"] = "auto"
     feature_size: int = 64
 
 
 def _diffusion_defaults() -> OptimisationConfig:
     return OptimisationConfig(
-        images=700_000, batch_size=256, learning_rate=1e-3, ema_images=40_000, validate_images=350_000,
+        images=800_000, batch_size=256, learning_rate=1e-3, ema_images=40_000, validate_images=400_000,
         checkpoint_images=150_000,
     )  # fmt: skip
 

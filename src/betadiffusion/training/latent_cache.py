@@ -74,7 +74,8 @@ class LatentCache:
         t = torch.from_numpy(random.random(count, dtype=np.float32))
         batches = zip(torch.from_numpy(indices).split(BATCH), t.split(BATCH), strict=True)
         exact = torch.cat([encode(vae, load_images(images, i.numpy(), vae.device), u).cpu() for i, u in batches])
-        error = (self.at(indices, t)[0] - exact).flatten(1) / vae.sigma(t.to(vae.device)).cpu()[:, None]
+        sigma = vae.sigma(t.to(vae.device)).detach().cpu()
+        error = (self.at(indices, t)[0] - exact).flatten(1) / sigma[:, None]
         return float(error.square().mean().sqrt())
 
 

@@ -38,8 +38,6 @@ def run(config: RunConfig) -> Path:
     size = config.data.size or VAE_PRESETS[config.vae.preset]["sample_size"]
     with accelerator.main_process_first():
         train, held_out = load_split(config.data, size, config.seed)
-    if accelerator.is_main_process:
-        write_text(out / "config.yaml", yaml.safe_dump(_plain(config), sort_keys=False))
     torch.manual_seed(config.seed)  # initial weights
     vae = build_vae(config, train.image_shape)
     if "vae" in config.stages:
@@ -168,7 +166,10 @@ def _fit(
     resume = config.resume
     if resume not in ("auto", "never") and Path(resume).parent.parent.name != stage.name:
         resume = "auto"  # the checkpoint named is the other stage's
-    return trainer.fit(resume)
+    trainer.resume(resume)
+    if accelerator.is_main_process:  # only now: settings that do not go with a run must not replace its own
+        write_text(Path(config.out) / "config.yaml", yaml.safe_dump(_plain(config), sort_keys=False))
+    return trainer.fit()
 
 
 def _plain(value: Any) -> Any:

@@ -50,7 +50,7 @@ class Stage(Protocol):
 
 
 class Trainer:
-    """Trains one stage, safely: `fit` returns its averaged model, from wherever an earlier run stopped.
+    """Trains one stage, safely: `resume` goes to where an earlier run stopped, `fit` returns the averaged model.
 
     folder holds checkpoints/, grids/, history.json and summary.json. `identity` is what a checkpoint must have been
     made with for this run to go on from it: nested dictionaries of plain values.
@@ -79,12 +79,11 @@ class Trainer:
         self.last_checkpoint: Path | None = None
         self.signal_number = 0
 
-    def fit(self, resume: str = "auto") -> nn.Module:
-        """Trains to `config.images` and returns the averaged model; `resume` as in RunConfig.
+    def fit(self) -> nn.Module:
+        """Trains to `config.images` and returns the averaged model.
 
         Raises TrainingError on a loss or gradient that is not finite, Interrupted after SIGINT or SIGTERM.
         """
-        self._resume(resume)
         before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         quiet = not self.accelerator.is_main_process
         interval = 0.1 if sys.stderr.isatty() else 10.0
@@ -221,7 +220,8 @@ class Trainer:
             "precision": self.accelerator.mixed_precision,
         }
 
-    def _resume(self, resume: str) -> None:
+    def resume(self, resume: str = "auto") -> None:
+        """Goes on from a checkpoint: `resume` as in RunConfig. ValueError where it was made with other settings."""
         folder = self.folder / "checkpoints"
         found = None if resume == "never" else checkpoints.newest(folder) if resume == "auto" else Path(resume)
         if found is None:
