@@ -147,3 +147,31 @@ def test_bad_arguments_are_refused():
         samplers.sample(oracle.predict, z, uniform(5), SIGMA, method="rk4")
     with pytest.raises(ValueError, match="eta must not be negative"):
         samplers.sample(oracle.predict, z, uniform(5), SIGMA, eta=-1.0)
+
+
+def test_the_sign_of_delta():
+    """Erratum 2: with delta added the mean of the data is reached, with delta subtracted it is not."""
+    oracle = gaussian_oracle(ONE, A, SIGMA)
+    oracle = MixtureOracle(oracle.weights, torch.full((1, 1), 3.0, dtype=torch.float64), oracle.covariances, A, SIGMA)
+
+    def subtracted(z, t, s):
+        eps, delta = oracle.predict(z, t, s)
+        return eps, -delta
+
+    z, levels = noise(2_000), uniform(100)
+    reached = [
+        samplers.algorithm2(p, z, levels, SIGMA, generator=torch.Generator().manual_seed(0)).mean().item()
+        for p in (oracle.predict, subtracted)
+    ]
+    assert reached[0] == pytest.approx(3.0, abs=0.1)
+    assert abs(reached[1] - 3.0) > 0.25
+
+
+def test_delta_of_a_small_step_does_not_train():
+    """Erratum 4: at tau = 1/1000 the second term of Eq. 19 is about a millionth of the first; delta / tau is not."""
+    oracle = gaussian_oracle(ONE, A, SIGMA)
+    t = torch.tensor(0.5, dtype=torch.float64)
+    z = oracle.sample(10_000, t, torch.Generator().manual_seed(0))
+    sizes = {tau: oracle.predict(z, t, t - tau)[1].square().mean().item() for tau in (0.01, 0.001)}
+    assert sizes[0.001] < 3e-6
+    assert sizes[0.001] / 0.001**2 == pytest.approx(sizes[0.01] / 0.01**2, rel=0.1)

@@ -135,9 +135,9 @@ class CacheConfig:
         tolerance: greatest error of an interpolated mean, rms in units of sigma(t), before the cache is refused.
     """
 
-    levels: int = 17
+    levels: int = 25
     limit_gb: float = 50.0
-    tolerance: float = 0.5
+    tolerance: float = 0.25
 
 
 @dataclass

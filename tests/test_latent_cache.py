@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+
+from betadiffusion.data import Subset, load
+from betadiffusion.models.vae import MultiBetaVAE
+from betadiffusion.training.diffusion_stage import encode_with_velocity
+from betadiffusion.training.images import load_images
+from betadiffusion.training.latent_cache import LatentCache, lagrange
+
+
+@pytest.fixture(scope="module")
+def images():
+    return Subset(load("shapes", size=16), np.arange(0, 480_000, 12_000)).materialise()
+
+
+@pytest.fixture
+def vae():
+    torch.manual_seed(0)
+    return MultiBetaVAE(sample_size=16, channels=(16, 32), latent_channels=4, embedding_dim=16).eval()
+
+
+def test_the_cubic_and_its_slope_are_exact_on_cubics():
+    u = torch.linspace(0, 3, 31, dtype=torch.float64)
+    weights, slopes = lagrange(u)
+    knots = torch.arange(4, dtype=torch.float64)
+    for power in range(4):
+        assert torch.allclose(weights @ knots**power, u**power, atol=1e-12)
+        assert torch.allclose(slopes @ knots**power, power * u ** max(power - 1, 0), atol=1e-12)
+
+
+def test_the_cache_returns_cubics_in_the_level_exactly():
+    t_knots = np.linspace(0, 1, 9)
+    coefficients = np.random.default_rng(0).normal(size=(5, 4, 2)).astype(np.float32)
+    means = sum(coefficients[:, p][:, None] * t_knots[:, None] ** p for p in range(4))
+    cache = LatentCache(means[..., None, None].astype(np.float32))
+    indices = np.array([0, 1, 2, 3, 4, 0, 1])
+    t = torch.tensor([0.0, 0.01, 0.3, 0.5, 0.77, 0.99, 1.0])
+    f, velocity = cache.at(indices, t)
+    c = torch.from_numpy(coefficients[indices])
+    powers = torch.stack([t**p for p in range(4)], 1)[..., None]
+    slopes = torch.stack([p * t ** max(p - 1, 0) for p in range(4)], 1)[..., None]
+    assert torch.allclose(f[..., 0, 0], (c * powers).sum(1), atol=1e-5)
+    assert torch.allclose(velocity[..., 0, 0], (c * slopes).sum(1), atol=1e-4)
+
+
+def test_knots_are_the_encoder_itself_and_more_of_them_come_closer(images, vae, tmp_path):
+    errors = []
+    for knots in (17, 33, 65):
+        cache = LatentCache.build(vae, images, knots, tmp_path / str(knots), quiet=True)
+        x = load_images(images, np.arange(4), vae.device)
+        f, _ = cache.at(np.arange(4), torch.tensor([0.0, 0.25, 0.5, 1.0]))
+        with torch.no_grad():
+            assert torch.allclose(f, vae.encode_mean(x, torch.tensor([0.0, 0.25, 0.5, 1.0])), atol=1e-5)
+        errors.append(cache.relative_error(vae, images, 200, seed=0))
+    assert errors[0] > 5 * errors[1] > 25 * errors[2]
+    velocity = cache.at(np.arange(4), torch.full((4,), 0.42))[1]
+    exact = encode_with_velocity(vae, x, torch.full((4,), 0.42))[1]
+    assert torch.allclose(velocity, exact, atol=0.03)
+
+
+def test_a_cache_is_opened_again_only_for_the_same_vae(images, vae, tmp_path, monkeypatch):
+    first = LatentCache.build(vae, images, 5, tmp_path, quiet=True)
+    assert isinstance(first.means, np.memmap)
+    with monkeypatch.context() as patch:
+        patch.setattr(MultiBetaVAE, "encode_mean", lambda *_: pytest.fail("encoded again"))
+        again = LatentCache.build(vae, images, 5, tmp_path, quiet=True)
+    assert np.array_equal(first.means, again.means)
+    with torch.no_grad():
+        vae.encoder.head.weight.mul_(2)
+    other = LatentCache.build(vae, images, 5, tmp_path, quiet=True)
+    assert not np.array_equal(np.asarray(other.means), np.load(tmp_path / "means.npy") * 0)
+    assert (tmp_path / "key.json").read_text().count(":") == 3
+
+
+def test_the_size_is_known_before_it_is_built(images, vae, tmp_path):
+    cache = LatentCache.build(vae, images, 5, tmp_path, quiet=True)
+    assert cache.means.nbytes / 1e9 == pytest.approx(LatentCache.gigabytes(vae, len(images), 5))
+    with pytest.raises(ValueError, match="at least 4 levels, not 3"):
+        LatentCache.build(vae, images, 3, tmp_path / "few", quiet=True)

@@ -1,0 +1,255 @@
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from betadiffusion import BetaDiffusionPipeline, MultiBetaVAE, NonlinearDenoiser
+from betadiffusion.gaussian import standard_normal_kl
+from betadiffusion.models.presets import vae_preset
+from betadiffusion.nn.curves import LevelCurve, RisingLevelCurve
+from betadiffusion.nn.embedding import LevelEmbedding
+from betadiffusion.oracle import gaussian_oracle
+from betadiffusion.training.diffusion_stage import encode_with_velocity
+
+SMALL = {"sample_size": 16, "channels": (16, 32), "latent_channels": 4, "embedding_dim": 16}
+RESNET = SMALL | {"block": "resnet", "layers_per_block": 1}
+
+
+@pytest.fixture(params=[SMALL, RESNET], ids=["conv", "resnet"])
+def vae(request):
+    torch.manual_seed(0)
+    return MultiBetaVAE(**request.param).eval()
+
+
+def images(count=3, seed=0):
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_encoding_is_deterministic_and_sampling_adds_sigma_eps(vae):
+    x, t = images(), torch.tensor([0.1, 0.5, 0.9])
+    with torch.no_grad():
+        mean = vae.encode_mean(x, t)
+        assert torch.equal(mean, vae.encode_mean(x, t))
+        drawn = vae.encode_sample(x, t, torch.Generator().manual_seed(1))
+        eps = torch.randn(mean.shape, generator=torch.Generator().manual_seed(1))
+        assert torch.allclose(drawn, mean + vae.sigma(t)[:, None, None, None] * eps)
+        assert mean.shape[1:] == vae.latent_shape
+        assert vae.decode(drawn, t).shape == x.shape
+
+
+def test_a_level_for_all_equals_the_same_level_for_each(vae):
+    x = images()
+    with torch.no_grad():
+        assert torch.allclose(vae.encode_mean(x, torch.tensor(0.3)), vae.encode_mean(x, torch.full((3,), 0.3)))
+
+
+def test_images_of_a_batch_do_not_meet(vae):
+    x, t = images(), torch.tensor([0.1, 0.5, 0.9])
+    with torch.no_grad():
+        assert torch.allclose(vae.encode_mean(x, t)[1:2], vae.encode_mean(x[1:2], t[1:2]), atol=1e-5)
+
+
+def test_the_boundary_holds_by_construction(vae):
+    x, one = images(), torch.ones(3)
+    with torch.no_grad():
+        mean = vae.encode_mean(x, one)
+        assert mean.abs().max() < 1e-5
+        assert vae.sigma(one).tolist() == [1, 1, 1]
+        assert standard_normal_kl(mean, vae.sigma(one)).max() < 1e-6
+        plain = MultiBetaVAE(**SMALL, boundary=False)
+        assert plain.encode_mean(x, one).abs().max() > 1e-3  # erratum 6: nothing else makes it so
+
+
+def test_encoder_and_decoder_follow_the_level_in_every_block():
+    """Silence the level in all blocks but one: the output still depends on it."""
+    for part in ("encoder", "decoder"):
+        vae = MultiBetaVAE(**SMALL).eval()
+        blocks = [m for m in getattr(vae, part).modules() if hasattr(m, "modulation")]
+        assert len(blocks) == 2 + (part == "decoder")
+        weights = [b.modulation.weight.detach().clone() for b in blocks]
+        for i, block in enumerate(blocks):
+            for other in blocks:
+                torch.nn.init.zeros_(other.modulation.weight)
+            block.modulation.weight.data.copy_(weights[i])
+            given = images() if part == "encoder" else torch.randn(3, 4, 1, 1)
+            with torch.no_grad():
+                out = [getattr(vae, part)(given, vae.embedding(torch.full((3,), t))) for t in (0.1, 0.9)]
+            assert not torch.allclose(*out)
+
+
+def test_velocity_is_the_derivative_of_the_mean(vae):
+    """Against forward-mode differentiation, for which GroupNorm's and attention's kernels are not made everywhere."""
+    x, t = images(), torch.tensor([0.0, 0.5, 1.0])
+    f, velocity = encode_with_velocity(vae, x, t)
+    with torch.no_grad():
+        assert torch.allclose(f, vae.encode_mean(x, t), atol=3e-4)
+    if vae.config.block == "conv":
+        exact = torch.func.jvp(lambda level: vae.encode_mean(x, level), (t,), (torch.ones(3),))[1]
+        assert torch.allclose(velocity[1], exact[1], rtol=5e-3, atol=5e-3)
+        assert torch.allclose(velocity, exact, rtol=0.1, atol=0.1)
+    half = encode_with_velocity(vae, x[1:2], t[1:2] + 0.01)[0] - encode_with_velocity(vae, x[1:2], t[1:2] - 0.01)[0]
+    assert torch.allclose(velocity[1:2], half / 0.02, rtol=0.05, atol=0.02)
+
+
+def test_sigma_rises_whatever_its_parameters():
+    for fixed_end in (True, False):
+        curve = RisingLevelCurve(33, start=0.1, fixed_end=fixed_end)
+        t = torch.linspace(0, 1, 200)
+        assert curve(t)[[0, -1]].tolist() == pytest.approx([0.1, 1.0], abs=1e-6)
+        assert torch.allclose(curve(curve.knots), 0.1 + 0.9 * curve.knots, atol=1e-5)
+        curve.log_value.data = 3 * torch.randn(33, generator=torch.Generator().manual_seed(0))
+        assert (curve(t).diff() > 0).all()
+        assert (float(curve(t)[-1]) == pytest.approx(1)) == fixed_end
+
+
+def test_curves_are_piecewise_linear_in_the_logarithm():
+    curve = LevelCurve(5, start=0.3)
+    curve.log_value.data = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5])
+    assert curve(torch.tensor([0.0, 0.125, 0.25, 0.75])).log().tolist() == pytest.approx([0, 0.5, 1, 2], abs=1e-6)
+    assert curve(torch.tensor(0.5, dtype=torch.float64)).shape == ()
+
+
+def test_the_embedding_is_smooth():
+    torch.manual_seed(0)
+    embedding, t = LevelEmbedding(32), torch.linspace(0, 1, 1001)
+    steps = embedding(t).diff(dim=0).norm(dim=1)
+    assert steps.max() < 0.05 * embedding(t).norm(dim=1).mean()
+
+
+def test_saved_models_are_the_same_models(vae, tmp_path):
+    vae.save_pretrained(tmp_path)
+    again = MultiBetaVAE.from_pretrained(tmp_path)
+    x, t = images(), torch.tensor([0.1, 0.5, 0.9])
+    with torch.no_grad():
+        assert torch.equal(vae.encode_mean(x, t), again.encode_mean(x, t))
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"sample_size": 20, "channels": (8, 8, 8)}, "cannot be halved 3 times"),
+        ({"block": "vit"}, "unknown block 'vit'"),
+        ({"activation": "relu"}, "unknown activation 'relu'"),
+        ({"dropout": 0.1}, "need block 'resnet'"),
+        ({"schedule": "cosine"}, "unknown schedule"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused(changes, text):
+    with pytest.raises(ValueError, match=text):
+        MultiBetaVAE(**(SMALL | changes)).schedule(torch.zeros(1))
+
+
+def test_log_beta_ends_where_the_prior_wins():
+    vae = MultiBetaVAE(**SMALL, schedule="log_beta")
+    assert float(vae.schedule(torch.tensor(1.0)).kl) == pytest.approx(3 * 16 * 16 / 4)
+    with pytest.raises(ValueError, match="has no effect with 'conv'"):
+        vae_preset("demo", dropout=0.1)
+
+
+def gaussian_denoiser(dimension=4):
+    """A denoiser calibrated on f = cos(pi t / 2) x, x Gaussian: exact before any training."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(20_000, dimension, 1, 1, generator=generator) * torch.tensor([0.3, 1, 2, 1e-4])[:, None, None]
+    knots = torch.linspace(0, 1, 33)
+    a, slope = (math.pi / 2 * knots).cos(), -math.pi / 2 * (math.pi / 2 * knots).sin()
+    model = NonlinearDenoiser((dimension, 1, 1), width=16, depth=1)
+    sigma = 0.03 + 0.97 * torch.linspace(0, 1, 65)
+    f, v = (x[:, None] * scale[None, :, None, None, None] for scale in (a, slope))
+    model.preconditioning.calibrate(sigma.log(), f, v)
+    return model, x
+
+
+def test_an_untrained_denoiser_is_the_gaussian_oracle():
+    model, x = gaussian_denoiser()
+    covariance = torch.diag(x.flatten(1).var(0)).double()
+    oracle = gaussian_oracle(covariance, lambda t: (math.pi / 2 * t).cos(), lambda t: 0.03 + 0.97 * t)
+    z = torch.randn(50, 4, generator=torch.Generator().manual_seed(1)).double()
+    for level in (0.25, 0.5, 0.75):  # knots of both tables, where nothing is interpolated
+        t, s = torch.tensor([level, level - 1e-4], dtype=torch.float64)
+        eps, delta = oracle.predict(z, t, s)
+        eps_hat, delta_hat = model.predict(z.float()[:, :, None, None], t, s)
+        assert torch.allclose(eps_hat.flatten(1), eps.float(), atol=0.03)
+        assert torch.allclose(delta_hat.flatten(1), delta.float(), rtol=0.05, atol=1e-5)
+
+
+def test_what_the_gaussian_part_leaves_over_has_unit_scale():
+    model, x = gaussian_denoiser()
+    for level in (0.25, 0.5, 0.75):
+        t = torch.full((len(x),), level)
+        f, v = math.cos(math.pi / 2 * level) * x, -math.pi / 2 * math.sin(math.pi / 2 * level) * x
+        eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+        given = model.preconditioning(f + model.sigma(t)[:, None, None, None] * eps, t)
+        for left in ((eps - given.eps) / given.eps_scale, (v - given.velocity) / given.velocity_scale):
+            assert torch.allclose(left.flatten(1).std(0)[:3], torch.ones(3), atol=0.05)
+            assert (left.flatten(1).std(0)[3] < 0.1).all()  # a shut channel does not ask for capacity
+        assert given.z.std() == pytest.approx(1, abs=0.03)
+
+
+def test_delta_is_a_velocity_times_the_step():
+    model, _ = gaussian_denoiser()
+    torch.nn.init.normal_(model.network.head.weight)
+    z, t = torch.randn(3, 4, 1, 1), torch.tensor(0.5)
+    near, far = (model.predict(z, t, torch.tensor(s)) for s in (0.4, 0.1))
+    assert torch.equal(near[0], far[0])
+    assert torch.allclose(4 * near[1], far[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("arguments", [{"architecture": "rnn"}, {"latent_shape": (4, 8, 8)}])
+def test_a_denoiser_that_does_not_fit_is_refused(arguments):
+    with pytest.raises(ValueError, match=r"unknown architecture 'rnn'|needs vector latents"):
+        NonlinearDenoiser(**arguments)
+
+
+@pytest.fixture
+def pipeline():
+    torch.manual_seed(0)
+    vae = MultiBetaVAE(**SMALL).eval()
+    denoiser = NonlinearDenoiser(vae.latent_shape, width=16, depth=1).eval()
+    denoiser.preconditioning.log_sigma.copy_(vae.sigma_curve.log_values().detach())
+    return BetaDiffusionPipeline(vae, denoiser)
+
+
+def test_a_saved_pipeline_draws_the_same_images(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    again = BetaDiffusionPipeline.from_pretrained(tmp_path)
+    made = [
+        p(num_images=3, steps=4, generator=torch.Generator().manual_seed(1), output_type="pt").images
+        for p in (pipeline, again)
+    ]
+    assert torch.equal(*made)
+    assert made[0].shape == (3, 3, 16, 16)
+    assert made[0].min() >= 0
+    assert made[0].max() <= 1
+    assert not list(tmp_path.rglob("*.bin")) + list(tmp_path.rglob("*.pt"))
+
+
+def test_images_of_every_kind_are_the_same_images(pipeline):
+    array = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pictures = [Image.fromarray(a.permute(1, 2, 0).numpy()) for a in array]
+    kinds = [array, array.numpy(), array.float() / 255, pictures]
+    latents = [pipeline.encode(kind, 0.3) for kind in kinds]
+    assert all(torch.allclose(latents[0], other, atol=1e-5) for other in latents[1:])
+    assert torch.equal(pipeline.encode(pictures[0], 0.3), pipeline.encode(pictures[:1], 0.3))
+    output = pipeline.reconstruct(pictures, 0.0).images
+    assert [picture.size for picture in output] == [(16, 16), (16, 16)]
+
+
+def test_walking_no_distance_changes_nothing(pipeline):
+    z = torch.randn(2, *pipeline.vae.latent_shape)
+    assert torch.equal(pipeline.walk(z, 0.4, end=0.4), z)
+    x = (images() + 1) / 2
+    generator = torch.Generator().manual_seed(0)
+    walked = pipeline.denoise(x, 0.0, generator=generator, output_type="pt").images
+    alone = pipeline.reconstruct(x, 0.0, torch.Generator().manual_seed(0), output_type="pt").images
+    assert torch.equal(walked, alone)
+
+
+def test_bad_input_is_refused_in_a_sentence(pipeline):
+    with pytest.raises(ValueError, match=r"shape \(B, 3, 16, 16\) are needed, not \(1, 3, 8, 8\)"):
+        pipeline.reconstruct(torch.zeros(1, 3, 8, 8), 0.5)
+    with pytest.raises(ValueError, match=r"a level lies in \[0, 1\], not 1.5"):
+        pipeline.encode(images(), 1.5)
+    with pytest.raises(ValueError, match="'pil' or 'pt'"):
+        pipeline(num_images=1, steps=1, output_type="jpg")
