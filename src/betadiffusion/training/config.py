@@ -18,7 +18,7 @@ class DataConfig:
         size: side of the square images, in pixels; None for the VAE preset's.
         channels: 1 for grey, 3 for colour; None for what the source has.
         limit: use at most so many images, held-out ones included, chosen at random; None for all.
-        held_out: images kept from training, for validation and the report.
+        held_out: images kept from training, for validation and the report; of small sets at most a fifth.
     """
 
     source: str = "shapes"

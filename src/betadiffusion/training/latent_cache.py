@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from betadiffusion.data import ImageSet
+from betadiffusion.data import Subset
 from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.training.files import write_text
 from betadiffusion.training.images import load_images
@@ -35,9 +35,10 @@ class LatentCache:
         return images * knots * int(np.prod(vae.latent_shape)) * 4 / 1e9
 
     @classmethod
-    def build(cls, vae: MultiBetaVAE, images: ImageSet, knots: int, folder: Path, quiet: bool = False) -> "LatentCache":
+    def build(cls, vae: MultiBetaVAE, images: Subset, knots: int, folder: Path, quiet: bool = False) -> "LatentCache":
         """Encodes all images at all knots into folder/means.npy, or opens it where the same VAE and images made it."""
-        key = json.dumps({"vae": fingerprint(vae), "images": [images.name, len(images)], "knots": knots})
+        chosen = hashlib.sha256(images.indices.tobytes()).hexdigest()[:16]
+        key = json.dumps({"vae": fingerprint(vae), "images": [images.name, len(images), chosen], "knots": knots})
         file, key_file = folder / "means.npy", folder / "key.json"
         if not (key_file.exists() and key_file.read_text() == key):
             folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +68,7 @@ class LatentCache:
         f = (weights.reshape(shape).to(rows) * rows).sum(1)
         return f, (slopes.reshape(shape).to(rows) * intervals * rows).sum(1)
 
-    def relative_error(self, vae: MultiBetaVAE, images: ImageSet, count: int, seed: int) -> float:
+    def relative_error(self, vae: MultiBetaVAE, images: Subset, count: int, seed: int) -> float:
         """Error of the interpolated mean against exact encoding at random levels: rms in units of sigma(t)."""
         random = np.random.default_rng(seed)
         indices = random.integers(0, len(images), count)

@@ -13,7 +13,7 @@ import yaml
 from accelerate import Accelerator
 from diffusers.configuration_utils import ConfigMixin
 
-from betadiffusion.data import Subset, load, split
+from betadiffusion.data import DataError, Subset, load, split
 from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.models.presets import VAE_PRESETS, denoiser_preset, vae_preset
 from betadiffusion.models.vae import MultiBetaVAE
@@ -25,6 +25,7 @@ from betadiffusion.training.latent_cache import LatentCache
 from betadiffusion.training.trainer import Stage, Trainer
 from betadiffusion.training.vae_stage import VAEStage
 
+LEAST_IMAGES = 10
 CACHE_CHECK = 2_048  # images behind the check of the cache against exact encoding
 
 
@@ -76,6 +77,8 @@ def load_split(data: DataConfig, size: int, seed: int) -> tuple[Subset, Subset]:
     Pictures of files stay on disk (memory-mapped by their reader); rendered ones are drawn once, into memory.
     """
     source = load(data.source, size=size, channels=data.channels)
+    if len(source) < LEAST_IMAGES:
+        raise DataError(f"{data.source} has {len(source)} images: training needs at least {LEAST_IMAGES}.")
     train, held_out = split(len(source), min(data.held_out, len(source) // 5), seed)
     if data.limit is not None:
         train = train[: max(1, data.limit - len(held_out))]

@@ -119,6 +119,7 @@ class Trainer:
         """One optimiser step on the next batch; returns the mean loss of the whole batch, over all processes."""
         config, accelerator = self.config, self.accelerator
         batch = min(config.batch_size, config.images - self.images)
+        batch = max(batch, accelerator.num_processes)  # every process takes part in every step
         indices = batch_indices(self.images, batch, self.stage.count, self.seed)
         generator = torch.Generator().manual_seed(derived_seed(self.seed, self.stage.name, self.images))
         draws = self.stage.draw(batch, generator)

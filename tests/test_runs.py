@@ -1,0 +1,153 @@
+"""Whole runs, both stages, as small as they can be: 16x16 rendered images, a few seconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from betadiffusion import BetaDiffusionPipeline
+from betadiffusion.training import runs
+from betadiffusion.training.config import RunConfig
+
+SETTINGS = {
+    "data.size": 16, "data.limit": 300, "data.held_out": 50, "vae.channels": [8, 16], "vae.embedding_dim": 16,
+    "denoiser.width": 16, "denoiser.depth": 1, "stages": ["vae", "diffusion"], "cache.tolerance": 9.0,
+    "vae_training.images": 2048, "vae_training.batch_size": 32, "vae_training.validate_images": 1024,
+    "vae_training.checkpoint_images": 256, "diffusion_training.images": 4096, "diffusion_training.batch_size": 32,
+    "diffusion_training.validate_images": 2048, "diffusion_training.checkpoint_images": 512, "precision": "fp32",
+    "cpu": True,
+}  # fmt: skip
+
+
+def configured(out, **changes):
+    config = RunConfig(out=str(out))
+    for key, value in (SETTINGS | {k.replace("__", "."): v for k, v in changes.items()}).items():
+        *groups, name = key.split(".")
+        target = config
+        for group in groups:
+            target = getattr(target, group)
+        setattr(target, name, value)
+    return config
+
+
+def command(out, *more):
+    flags = [f"--{k}={json.dumps(v) if isinstance(v, (list, bool)) else v}" for k, v in SETTINGS.items()]
+    return ["train", f"--out={out}", *flags, *more]
+
+
+def final(run, stage, kind="ema"):
+    return load_file(sorted((run / stage / "checkpoints").iterdir())[-1] / f"{kind}.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    return runs.run(configured(out))
+
+
+def test_a_run_leaves_everything_a_user_needs(whole):
+    pipeline = BetaDiffusionPipeline.from_pretrained(whole / "pipeline")
+    assert pipeline(num_images=2, steps=2).images[0].size == (16, 16)
+    for stage in ("vae", "diffusion"):
+        history = json.loads((whole / stage / "history.json").read_text())
+        assert len(history) == 2
+        assert len(list((whole / stage / "grids").glob("*.png"))) == 2
+        summary = json.loads((whole / stage / "summary.json").read_text())
+        assert summary["images"] == history[-1]["images"]
+    assert runs.load_config(whole) == configured(whole)
+    assert not [path for path in whole.rglob("*") if path.suffix in (".pt", ".bin", ".pkl", ".partial")]
+
+
+def test_the_pipeline_holds_the_averaged_weights(whole):
+    pipeline = BetaDiffusionPipeline.from_pretrained(whole / "pipeline")
+    assert same(pipeline.vae.state_dict(), final(whole, "vae"))
+    assert same(pipeline.denoiser.state_dict(), final(whole, "diffusion"))
+    assert not same(final(whole, "vae"), final(whole, "vae", "model"))
+
+
+def test_a_finished_run_is_not_trained_again(whole):
+    before = {p: p.stat().st_mtime_ns for p in whole.rglob("checkpoints/*/model.safetensors")}
+    runs.run(configured(whole))
+    assert {p: p.stat().st_mtime_ns for p in whole.rglob("checkpoints/*/model.safetensors")} == before
+
+
+def test_settings_that_do_not_go_with_a_run_leave_it_alone(whole):
+    kept = (whole / "config.yaml").read_text()
+    with pytest.raises(ValueError, match=r"training.learning_rate = 0.002, not 0.1"):
+        runs.run(configured(whole, vae_training__learning_rate=0.1))
+    assert (whole / "config.yaml").read_text() == kept
+
+
+def test_a_cache_that_is_too_coarse_is_refused_and_training_goes_on(tmp_path, whole, capsys):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "vae").symlink_to(whole / "vae")
+    runs.run(configured(out, stages=["diffusion"], cache__tolerance=1e-6, diffusion_training__images=256))
+    assert "refused (cache.tolerance 1e-06): encoding at every step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stage", ["vae", "diffusion"])
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, whole, stage):
+    """SIGKILL from outside once the stage has a checkpoint, then the same command again."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "betadiffusion", *command(tmp_path)], stderr=subprocess.DEVNULL, env=single_thread()
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / stage).glob("checkpoints/0*")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
+    runs.run(configured(tmp_path))
+    for each in ("vae", "diffusion"):
+        for kind in ("model", "ema", "optimizer"):
+            assert same(final(tmp_path, each, kind), final(whole, each, kind))
+        histories = [json.loads((run / each / "history.json").read_text()) for run in (tmp_path, whole)]
+        assert histories[0] == histories[1]
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path, whole):
+    """The same batch over two processes, gradients averaged between them by gloo."""
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "betadiffusion",
+    ]
+    done = subprocess.run(
+        [*launch, *command(tmp_path, "--stages=[vae]")],
+        capture_output=True,
+        text=True,
+        env=single_thread(),
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((tmp_path / "vae" / "summary.json").read_text())["processes"] == 2
+    two, one = (json.loads((run / "vae" / "history.json").read_text()) for run in (tmp_path, whole))
+    for a, b in zip(two, one, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3)
+        assert a["rate@0.5"] == pytest.approx(b["rate@0.5"], rel=2e-2)
+
+
+def single_thread():
+    return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"is not the folder of a run: it has no config\.yaml"):
+        runs.load_config(Path(tmp_path))
+    with pytest.raises(ValueError, match="run stage 'vae' there first"):
+        runs.load_vae(Path(tmp_path))
