@@ -151,3 +151,9 @@ def test_a_folder_without_a_run_is_named(tmp_path):
         runs.load_config(Path(tmp_path))
     with pytest.raises(ValueError, match="run stage 'vae' there first"):
         runs.load_vae(Path(tmp_path))
+
+
+def test_tensorboard_is_written_when_asked(tmp_path):
+    config = configured(tmp_path, trackers=["tensorboard"], stages=["vae"], vae_training__images=1024)
+    runs.run(config)
+    assert list(tmp_path.rglob("events.out.tfevents.*"))

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 LEAST_SIDE = 64  # smaller images are enlarged to at least this, by whole pixels
-LABEL = 110
+LABEL = 124
 GAP = 2
 
 
