@@ -26,13 +26,15 @@ class Regression:
 
     def __init__(self, on_step=lambda images: None):
         torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
-        self.x = torch.randn(self.count, 3)
+        # with a convolution, whose weights the trainer lays out channels last: a checkpoint must keep that of the moments
+        convolution = nn.Unflatten(1, (3, 2, 2)), nn.Conv2d(3, 8, 2), nn.Flatten()
+        self.model = nn.Sequential(*convolution, nn.Tanh(), nn.Linear(8, 1))
+        self.x = torch.randn(self.count, 12)
         self.y = self.x.sum(1, keepdim=True)
         self.on_step, self.images = on_step, 0
 
     def draw(self, batch, generator):
-        return (torch.randn(batch, 3, generator=generator),)
+        return (torch.randn(batch, 12, generator=generator),)
 
     def losses(self, model, indices, draws):
         self.on_step(self.images)

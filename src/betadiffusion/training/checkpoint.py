@@ -47,10 +47,15 @@ def load(
     model.load_state_dict(load_file(checkpoint / "model.safetensors"))
     ema.load_state_dict(load_file(checkpoint / "ema.safetensors"))
     if optimizer is not None:
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in load_file(checkpoint / "optimizer.safetensors").items():
-            index, name = key.split(".", 1)
-            moments.setdefault(int(index), {})[name] = value
+            number, name = key.split(".", 1)
+            weight = weights[int(number)]
+            if value.shape == weight.shape:
+                # laid out in memory like its weight: the fused AdamW walks both as they lie
+                value = torch.empty_like(weight, dtype=value.dtype, requires_grad=False).copy_(value)
+            moments.setdefault(int(number), {})[name] = value
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return read_state(checkpoint)
 
