@@ -26,7 +26,7 @@ class Regression:
 
     def __init__(self, on_step=lambda images: None):
         torch.manual_seed(0)
-        # with a convolution, whose weights the trainer lays out channels last: a checkpoint must keep that of the moments
+        # with a convolution: the trainer lays its weights out channels last, and the moments must stay alike
         convolution = nn.Unflatten(1, (3, 2, 2)), nn.Conv2d(3, 8, 2), nn.Flatten()
         self.model = nn.Sequential(*convolution, nn.Tanh(), nn.Linear(8, 1))
         self.x = torch.randn(self.count, 12)
