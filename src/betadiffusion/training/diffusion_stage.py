@@ -14,12 +14,12 @@ from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.objectives import denoising_loss
 from betadiffusion.process import diffuse
 from betadiffusion.samplers import sample
-from betadiffusion.training.images import load_images
+from betadiffusion.training.images import load_images, pass_size
 from betadiffusion.training.latent_cache import LatentCache
 from betadiffusion.training.pictures import save_grid
 from betadiffusion.training.vae_stage import PICTURES, VALIDATION_IMAGES, spread_levels
 
-CALIBRATION_IMAGES = 2_000
+CALIBRATION_IMAGES, LEAST_CALIBRATION_IMAGES = 2_000, 64
 VALIDATION_REPEATS = 8  # levels and noises per held-out image
 WALK_LEVELS = (0.5, 0.8, 0.9)
 HALF_STEP = 2e-3  # f bends little over it, and float32 still resolves the difference
@@ -47,10 +47,15 @@ class DiffusionStage:
 
     def _calibrate(self) -> None:
         """Moments of f and df/dt per level, from the first training images (their order is random already)."""
-        knots = self.model.config.knots
-        images = np.arange(min(CALIBRATION_IMAGES, self.count))
-        pairs = [self._means(images, torch.full((len(images),), t)) for t in torch.linspace(0, 1, knots).tolist()]
-        f, v = (torch.stack(values, dim=1).cpu() for values in zip(*pairs, strict=True))
+        _, height, width = self.vae.latent_shape
+        wanted = max(CALIBRATION_IMAGES // (height * width), LEAST_CALIBRATION_IMAGES)  # every position is a sample
+        images = np.arange(min(wanted, self.count))
+        parts = np.array_split(images, -(-len(images) // pass_size(self.vae.image_shape)))
+        pairs = []
+        for t in torch.linspace(0, 1, self.model.config.knots).tolist():
+            means = [self._means(part, torch.full((len(part),), t)) for part in parts]
+            pairs.append([torch.cat(values).cpu() for values in zip(*means, strict=True)])
+        f, v = (torch.stack(values, dim=1) for values in zip(*pairs, strict=True))
         self.model.preconditioning.calibrate(self.vae.sigma_curve.log_values(), f, v)
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -82,7 +87,9 @@ class DiffusionStage:
         losses = []
         for _ in range(VALIDATION_REPEATS):
             t, eps = (d.to(self.device) for d in self.draw(len(self.held_out), generator))
-            losses.append(self._loss(model, *encode_with_velocity(self.vae, self.held_out, t), t, eps).mean())
+            for part in torch.arange(len(t)).split(pass_size(self.vae.image_shape)):
+                f, velocity = encode_with_velocity(self.vae, self.held_out[part], t[part])
+                losses.append(self._loss(model, f, velocity, t[part], eps[part]))
         x = self.held_out[:PICTURES]
         rows, zero = {"original": x}, torch.zeros((), device=self.device)
         eps = torch.randn(len(x), *self.vae.latent_shape, generator=generator).to(self.device)
@@ -93,7 +100,7 @@ class DiffusionStage:
             z = sample(model.predict, z, uniform(10, level), model.sigma)
             rows[f"{level:g}, walked back"] = self.vae.decode(z, zero)
         save_grid(folder / f"{images:012d}.png", rows)
-        return {"loss": float(torch.stack(losses).mean())}
+        return {"loss": float(torch.cat(losses).mean())}
 
 
 @torch.no_grad()

@@ -16,9 +16,7 @@ from tqdm import tqdm
 from betadiffusion.data import Subset
 from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.training.files import write_text
-from betadiffusion.training.images import load_images
-
-BATCH = 256
+from betadiffusion.training.images import load_images, pass_size
 
 
 class LatentCache:
@@ -47,10 +45,11 @@ class LatentCache:
             shape = (len(images), knots, *vae.latent_shape)
             means = np.lib.format.open_memmap(file, "w+", np.float32, shape)
             bar = tqdm(total=len(images) * knots, desc="latent cache", unit=" means", unit_scale=True, disable=quiet)
-            for start in range(0, len(images), BATCH):
-                x = load_images(images, np.arange(start, min(start + BATCH, len(images))), vae.device)
+            size = pass_size(vae.image_shape)
+            for start in range(0, len(images), size):
+                x = load_images(images, np.arange(start, min(start + size, len(images))), vae.device)
                 for k, t in enumerate(torch.linspace(0, 1, knots)):
-                    means[start : start + BATCH, k] = encode(vae, x, t).cpu().numpy()
+                    means[start : start + size, k] = encode(vae, x, t).cpu().numpy()
                     bar.update(len(x))
             bar.close()
             means.flush()
@@ -73,7 +72,8 @@ class LatentCache:
         random = np.random.default_rng(seed)
         indices = random.integers(0, len(images), count)
         t = torch.from_numpy(random.random(count, dtype=np.float32))
-        batches = zip(torch.from_numpy(indices).split(BATCH), t.split(BATCH), strict=True)
+        size = pass_size(vae.image_shape)
+        batches = zip(torch.from_numpy(indices).split(size), t.split(size), strict=True)
         exact = torch.cat([encode(vae, load_images(images, i.numpy(), vae.device), u).cpu() for i, u in batches])
         sigma = vae.sigma(t.to(vae.device)).detach().cpu()
         error = (self.at(indices, t)[0] - exact).flatten(1) / sigma[:, None]

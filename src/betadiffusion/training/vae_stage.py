@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from betadiffusion.data import ImageSet
 from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.objectives import VAETerms, multi_beta_objective
-from betadiffusion.training.images import load_images
+from betadiffusion.training.images import load_images, pass_size
 from betadiffusion.training.pictures import save_grid
 
 VALIDATION_LEVELS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -47,7 +47,8 @@ class VAEStage:
         eps = torch.randn(len(x), *self.model.latent_shape, generator=generator).to(self.device)
         for level in VALIDATION_LEVELS:
             t = torch.full((len(x),), level, device=self.device)
-            terms = self._terms(model, x, t, eps)
+            parts = zip(*(tensor.split(pass_size(self.model.image_shape)) for tensor in (x, t, eps)), strict=True)
+            terms = VAETerms(*map(torch.cat, zip(*(self._terms(model, *part) for part in parts), strict=True)))
             numbers[f"rate@{level}"] = float(terms.rate.mean())
             numbers[f"mse@{level}"] = float(terms.squared_error.mean()) / x[0].numel()
             numbers[f"objective@{level}"] = float(terms.loss.mean()) / x[0].numel()
