@@ -144,7 +144,9 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         log_with=list(config.trackers) or None, project_dir=config.out,
     )  # fmt: skip
     if config.trackers:
-        accelerator.init_trackers("betadiffusion", config=_flat(_plain(config)))
+        Path(config.out).mkdir(parents=True, exist_ok=True)
+        where = {"wandb": {"dir": config.out}}
+        accelerator.init_trackers("betadiffusion", config=_flat(_plain(config)), init_kwargs=where)
     return accelerator
 
 
@@ -165,7 +167,11 @@ def _fit(
     identity = _plain({"training": optimisation, "data": data, "seed": config.seed} | models)
     identity["precision"] = accelerator.mixed_precision
     folder = Path(config.out) / stage.name
-    trainer = Trainer(stage, training, folder, accelerator=accelerator, seed=config.seed, identity=identity)
+    first_step = config.vae_training.images if stage.name == "diffusion" else 0
+    trainer = Trainer(
+        stage, training, folder,
+        accelerator=accelerator, seed=config.seed, identity=identity, first_step=first_step,
+    )  # fmt: skip
     resume = config.resume
     if resume not in ("auto", "never") and Path(resume).parent.parent.name != stage.name:
         resume = "auto"  # the checkpoint named is the other stage's

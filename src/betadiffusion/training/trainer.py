@@ -53,7 +53,8 @@ class Trainer:
     """Trains one stage, safely: `resume` goes to where an earlier run stopped, `fit` returns the averaged model.
 
     folder holds checkpoints/, grids/, history.json and summary.json. `identity` is what a checkpoint must have been
-    made with for this run to go on from it: nested dictionaries of plain values.
+    made with for this run to go on from it: nested dictionaries of plain values. `first_step` is what trackers count
+    from: the images of the stages before.
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class Trainer:
         accelerator: Accelerator,
         seed: int,
         identity: dict[str, Any],
+        first_step: int = 0,
     ) -> None:
         self.stage, self.config, self.folder, self.seed = stage, config, folder, seed
-        self.accelerator, self.identity = accelerator, identity
+        self.accelerator, self.identity, self.first_step = accelerator, identity, first_step
         self.plain = stage.model.to(accelerator.device, memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.plain).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self._parameter_groups(), betas=config.adam_betas, fused=True)
@@ -153,7 +155,7 @@ class Trainer:
         self._average(batch)
         self.loss_sum, self.loss_steps = self.loss_sum + mean_loss, self.loss_steps + 1
         if self.loss_steps % LOG_STEPS == 0:
-            accelerator.log({f"{self.stage.name}/loss": mean_loss}, step=self.images)
+            self._log({"loss": mean_loss})
         return mean_loss
 
     def _agree(self, loss: Tensor, norm: Tensor) -> tuple[float, int]:
@@ -192,9 +194,14 @@ class Trainer:
             self.history.append(
                 {"images": self.images, "train_loss": self.loss_sum / max(1, self.loss_steps)} | numbers
             )
-            self.accelerator.log({f"{self.stage.name}/{k}": v for k, v in self.history[-1].items()}, step=self.images)
+            self._log(self.history[-1])
         self.loss_sum, self.loss_steps = 0.0, 0
         self.accelerator.wait_for_everyone()
+
+    def _log(self, numbers: dict[str, float]) -> None:
+        """To the trackers, whose steps must rise over all stages."""
+        named = {f"{self.stage.name}/{key}": value for key, value in numbers.items()}
+        self.accelerator.log(named, step=self.first_step + self.images)
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:
