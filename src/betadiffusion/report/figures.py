@@ -3,15 +3,14 @@
 from collections import defaultdict
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, NullLocator
 
 from betadiffusion.levels import SNR_FLOOR
+from betadiffusion.report.axes import COLOURS, label_axes, log_y, make_figure
 from betadiffusion.report.generate import Sampler
 
 Numbers = dict[str, Any]
-COLOURS = ("#1b6ca8", "#d1495b", "#3a8f5c", "#8e5ea2", "#c98a1b", "#5f6b76")
 
 
 def charts(numbers: Numbers) -> dict[str, Figure]:
@@ -33,63 +32,63 @@ def charts(numbers: Numbers) -> dict[str, Figure]:
 
 def rate_distortion(numbers: Numbers) -> Figure:
     """Distortion against rate, one point a level, every second one labelled."""
-    figure, (ax,) = _figure(1)
+    figure, (ax,) = make_figure(1)
     rate, mse = _column(numbers, "rate"), _column(numbers, "mse")
     ax.plot(rate, mse, "o-", color=COLOURS[0], markersize=4)
     for row in numbers["levels"][::2]:
         ax.annotate(
             f"{row['level']:g}", (row["rate"], row["mse"]), xytext=(5, 4), textcoords="offset points", fontsize=8
         )
-    _log_y(ax)
-    _label(ax, "rate: mean KL, nats", "distortion: mean squared error per pixel", "Rate and distortion, by level")
+    log_y(ax)
+    label_axes(ax, "rate: mean KL, nats", "distortion: mean squared error per pixel", "Rate and distortion, by level")
     return figure
 
 
 def over_levels(numbers: Numbers) -> Figure:
     """Rate and PSNR over the level."""
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = make_figure(2)
     levels = _column(numbers, "level")
     left.plot(levels, _column(numbers, "rate"), "o-", color=COLOURS[0], markersize=4)
-    _label(left, "level", "rate, nats", "Rate")
+    label_axes(left, "level", "rate, nats", "Rate")
     right.plot(levels, _column(numbers, "psnr"), "o-", color=COLOURS[1], markersize=4)
-    _label(right, "level", "PSNR of a posterior draw, dB", "Reconstruction")
+    label_axes(right, "level", "PSNR of a posterior draw, dB", "Reconstruction")
     return figure
 
 
 def scales(numbers: Numbers) -> Figure:
     """The learned noise scales, and the signal-to-noise ratio of the code."""
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = make_figure(2)
     levels = _column(numbers, "level")
     left.plot(levels, _column(numbers, "sigma"), color=COLOURS[0], label="σ(t), latent noise")
     left.plot(levels, _column(numbers, "pixel_sigma"), color=COLOURS[1], label="s(t), pixel noise")
-    _log_y(left)
+    log_y(left)
     left.legend(frameon=False)
-    _label(left, "level", "scale", "Noise scales")
+    label_axes(left, "level", "scale", "Noise scales")
     ratio = [row["signal_power"] / row["sigma"] ** 2 for row in numbers["levels"]]
     right.plot(levels, ratio, "o-", color=COLOURS[2], markersize=4)
     right.set_yscale("log")
     right.set_ylim(bottom=SNR_FLOOR / 10)
-    _label(right, "level", "mean of f² / σ²", "Signal-to-noise ratio of the code")
+    label_axes(right, "level", "mean of f² / σ²", "Signal-to-noise ratio of the code")
     return figure
 
 
 def distance_over_level(numbers: Numbers) -> Figure:
     """Frechet distance of reconstructions over the level, before and after walking back."""
-    figure, (ax,) = _figure(1)
+    figure, (ax,) = make_figure(1)
     frechet = numbers["frechet"]
     levels = [row["level"] for row in frechet["levels"]]
     for key, label, colour in (("vae", "VAE alone", COLOURS[1]), ("walked", "walked back to level 0", COLOURS[0])):
         ax.plot(levels, [row[key] for row in frechet["levels"]], "o-", color=colour, label=label)
     ax.axhline(frechet["floor"], color=COLOURS[5], linestyle=":", label="held-out images themselves")
-    _log_y(ax)
+    log_y(ax)
     ax.legend(frameon=False)
-    _label(ax, "level of the code", frechet["name"], "Distance of reconstructions to real images")
+    label_axes(ax, "level of the code", frechet["name"], "Distance of reconstructions to real images")
     return figure
 
 
 def samplers(numbers: Numbers) -> Figure:
     """Frechet distance of samples against network evaluations, one line a method."""
-    figure, (ax,) = _figure(1)
+    figure, (ax,) = make_figure(1)
     frechet = numbers["frechet"]
     lines: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
     for row in numbers["samplers"]:
@@ -98,18 +97,18 @@ def samplers(numbers: Numbers) -> Figure:
         ax.plot(*zip(*sorted(points), strict=True), "o-", color=colour, label=label)
     ax.axhline(frechet["levels"][0]["vae"], color=COLOURS[5], linestyle=":", label="VAE alone at level 0")
     ax.set_xscale("log")
-    _log_y(ax)
+    log_y(ax)
     counts = sorted({row["evaluations"] for row in numbers["samplers"]})
     ax.set_xticks(counts, [str(count) for count in counts])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.legend(frameon=False)
-    _label(ax, "network evaluations", frechet["name"], "Distance of samples to real images")
+    label_axes(ax, "network evaluations", frechet["name"], "Distance of samples to real images")
     return figure
 
 
 def factors_over_level(numbers: Numbers) -> Figure:
     """MIG over the level, and by factor the share of its entropy that one code holds."""
-    figure, (ax,) = _figure(1)
+    figure, (ax,) = make_figure(1)
     levels = _column(numbers, "level")
     for k, name in enumerate(numbers["factors"]["names"]):
         shares = [row["information"][k] for row in numbers["levels"]]
@@ -117,7 +116,7 @@ def factors_over_level(numbers: Numbers) -> Figure:
     ax.plot(levels, _column(numbers, "mig"), "o-", color="black", linewidth=2, markersize=4, label="MIG")
     ax.set_ylim(0, 1)
     figure.legend(frameon=False, fontsize=8, loc="outside right center")
-    _label(ax, "level", "share of the factor's entropy", "Codes and factors")
+    label_axes(ax, "level", "share of the factor's entropy", "Codes and factors")
     return figure
 
 
@@ -129,43 +128,16 @@ def training(stage: str, history: list[dict[str, float]]) -> Figure:
         if name != "images":
             held_out = "" if name.startswith("train_") else "held-out"
             panels[name.removeprefix("train_")][key] = f"level {float(level):g}" if level else held_out or "training"
-    figure, axes = _figure(len(panels))
+    figure, axes = make_figure(len(panels))
     for ax, (name, lines) in zip(axes, panels.items(), strict=True):
         for i, (key, label) in enumerate(lines.items()):
             points = [(row["images"], row[key]) for row in history if row.get(key) is not None]
             ax.plot(*zip(*points, strict=True), "o-", color=COLOURS[i % len(COLOURS)], markersize=3, label=label)
         ax.legend(frameon=False, fontsize=7)
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-        _label(ax, "images seen", name, f"Stage {stage}: {name}")
+        label_axes(ax, "images seen", name, f"Stage {stage}: {name}")
     return figure
 
 
 def _column(numbers: Numbers, name: str) -> list[float]:
     return [row[name] for row in numbers["levels"]]
-
-
-def _figure(panels: int) -> tuple[Figure, list[Axes]]:
-    """A figure of one panel, or of rows of two."""
-    columns = min(panels, 2)
-    rows = -(-panels // columns)
-    figure = Figure(figsize=(6.4 if columns == 1 else 10, 4 * rows), layout="constrained", dpi=130)
-    axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
-    for ax in axes[panels:]:
-        ax.remove()
-    return figure, axes[:panels]
-
-
-def _log_y(ax: Axes) -> None:
-    """A logarithmic axis with ticks at 1, 2 and 5, written out."""
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _label(ax: Axes, x: str, y: str, title: str) -> None:
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
-    ax.set_title(title, fontsize=11)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(alpha=0.25)

@@ -1,38 +1,15 @@
 """The report as one HTML page that needs no other file."""
 
-import base64
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 from typing import Any
 
 from betadiffusion.report.curves import ACTIVE_VARIANCE
 from betadiffusion.report.distances import FAR
 from betadiffusion.report.generate import Sampler
+from betadiffusion.report.html import document, heading, pairs, paragraph, picture, plain, table
 from betadiffusion.report.summary import main_numbers, number
 
 Numbers = dict[str, Any]
-
-STYLE = """
-:root { color-scheme: light; --ink: #1d2733; --quiet: #5f6b76; --line: #dfe4e8; --accent: #1b6ca8; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.2rem 1rem 4rem; max-width: 62rem; color: var(--ink); background: #fff;
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; }
-h2 { font-size: 1.15rem; margin: 2.6rem 0 .4rem; padding-top: .8rem; border-top: 1px solid var(--line); }
-p { max-width: 46rem; margin: .5rem 0; }
-.quiet, figcaption { color: var(--quiet); font-size: .9rem; }
-figure { margin: 1rem 0; }
-img { display: block; max-width: 100%; height: auto; }
-.wide { overflow-x: auto; }
-.wide img { min-width: 38rem; }
-.scroll { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th { color: var(--quiet); font-weight: 600; }
-th:first-child, td:first-child { text-align: left; }
-.pairs td { text-align: left; white-space: normal; vertical-align: top; }
-.pairs td:first-child { color: var(--quiet); min-width: 11rem; }
-"""
 
 
 def page(numbers: Numbers, pngs: dict[str, bytes]) -> str:
@@ -48,13 +25,7 @@ def page(numbers: Numbers, pngs: dict[str, bytes]) -> str:
         _training(numbers, pngs),
         _context(numbers),
     ]
-    body = "\n".join(section for section in sections if section)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n"
-    )
+    return document(title, sections)
 
 
 def _glance(numbers: Numbers) -> str:
@@ -72,7 +43,7 @@ def _glance(numbers: Numbers) -> str:
         f"score {number(frechet['floor'])}: no model is asked to be below that. These numbers compare "
         f"with each other only, not with FID."
     )
-    return _paragraph(text) + _pairs(main_numbers(numbers)) + _paragraph(note, "quiet")
+    return paragraph(text) + pairs(main_numbers(numbers)) + paragraph(note, "quiet")
 
 
 def _dial(numbers: Numbers, pngs: dict[str, bytes]) -> str:
@@ -90,9 +61,9 @@ def _dial(numbers: Numbers, pngs: dict[str, bytes]) -> str:
         for row in frechet["levels"]
     ]  # fmt: skip
     head = ("level", f"{frechet['name']}, VAE alone", "× level 0", "walked back", "divided by")
-    picture = _picture(pngs, "dial", "Held-out images by level: the VAE alone, and walked back to level 0")
-    chart = _picture(pngs, "distance_over_level", "Distance of reconstructions to real images")
-    return _heading("The dial") + _paragraph(text) + picture + _table(head, rows) + chart
+    dial = picture(pngs, "dial", "Held-out images by level: the VAE alone, and walked back to level 0")
+    chart = picture(pngs, "distance_over_level", "Distance of reconstructions to real images")
+    return heading("The dial") + paragraph(text) + dial + table(head, rows) + chart
 
 
 def _samples(numbers: Numbers, pngs: dict[str, bytes]) -> str:
@@ -107,13 +78,13 @@ def _samples(numbers: Numbers, pngs: dict[str, bytes]) -> str:
     spacing_text = "The pipeline's own method with the same evaluations at differently spaced levels:"
     spacing_rows = [(row["spacing"].replace("_", " "), *_sampler_cells(row)) for row in numbers["spacings"]]
     return (
-        _heading("Samples from noise")
-        + _picture(pngs, "samples", "64 samples each, not chosen, from the same noise")
-        + _paragraph(text)
-        + _table(head, rows)
-        + _picture(pngs, "samplers", "Distance of samples to real images over network evaluations")
-        + _paragraph(spacing_text)
-        + _table(("spacing", *head), spacing_rows)
+        heading("Samples from noise")
+        + picture(pngs, "samples", "64 samples each, not chosen, from the same noise")
+        + paragraph(text)
+        + table(head, rows)
+        + picture(pngs, "samplers", "Distance of samples to real images over network evaluations")
+        + paragraph(spacing_text)
+        + table(("spacing", *head), spacing_rows)
     )
 
 
@@ -133,12 +104,12 @@ def _levels(numbers: Numbers, pngs: dict[str, bytes]) -> str:
     head = ("level", "rate, nats", "MSE", "PSNR, dB", "σ(t)", "s(t)", "mean f²", "log SNR", "active units")
     rows = [(f"{row['level']:g}", *(number(row[name]) for name in columns)) for row in numbers["levels"]]
     return (
-        _heading("What each level keeps")
-        + _paragraph(text)
-        + _picture(pngs, "rate_distortion", "Distortion against rate")
-        + _picture(pngs, "over_levels", "Rate and PSNR over the level")
-        + _picture(pngs, "scales", "Noise scales and signal-to-noise ratio over the level")
-        + _table(head, rows)
+        heading("What each level keeps")
+        + paragraph(text)
+        + picture(pngs, "rate_distortion", "Distortion against rate")
+        + picture(pngs, "over_levels", "Rate and PSNR over the level")
+        + picture(pngs, "scales", "Noise scales and signal-to-noise ratio over the level")
+        + table(head, rows)
     )
 
 
@@ -156,8 +127,8 @@ def _factors(numbers: Numbers, pngs: dict[str, bytes]) -> str:
     rows = [
         (f"{row['level']:g}", *(f"{v:.3f}" for v in (row["mig"], *row["information"]))) for row in numbers["levels"]
     ]
-    chart = _picture(pngs, "mig", "MIG and information on factors over the level")
-    return _heading("Codes and known factors") + _paragraph(text) + chart + _table(head, rows)
+    chart = picture(pngs, "mig", "MIG and information on factors over the level")
+    return heading("Codes and known factors") + paragraph(text) + chart + table(head, rows)
 
 
 def _terminal(numbers: Numbers) -> str:
@@ -173,7 +144,7 @@ def _terminal(numbers: Numbers) -> str:
         ("KL of the fit to N(0, 1), mean of channels", f"{number(t['aggregate_kl'])} nats"),
         ("KL of the fit to N(0, 1), worst channel", f"{number(t['aggregate_kl_max'])} nats"),
     ]
-    return _heading("The mismatch at level 1") + _paragraph(text) + _pairs(rows)
+    return heading("The mismatch at level 1") + paragraph(text) + pairs(rows)
 
 
 def _training(numbers: Numbers, pngs: dict[str, bytes]) -> str:
@@ -182,11 +153,11 @@ def _training(numbers: Numbers, pngs: dict[str, bytes]) -> str:
         return ""
     names = ("images", "seconds", "images_per_second", "parameters", "device", "processes", "precision")
     rows = [
-        (stage, *(number(v) if isinstance(v := summary.get(name), float) else _plain(v) for name in names))
+        (stage, *(number(v) if isinstance(v := summary.get(name), float) else plain(v) for name in names))
         for stage, summary in stages.items()
     ]
-    charts = "".join(_picture(pngs, f"training_{stage}", f"Training of stage {stage}") for stage in stages)
-    return _heading("Training") + _table(("stage", *(n.replace("_", " ") for n in names)), rows) + charts
+    charts = "".join(picture(pngs, f"training_{stage}", f"Training of stage {stage}") for stage in stages)
+    return heading("Training") + table(("stage", *(n.replace("_", " ") for n in names)), rows) + charts
 
 
 def _context(numbers: Numbers) -> str:
@@ -204,43 +175,8 @@ def _context(numbers: Numbers) -> str:
         ("hardware", f"{c['cpu']}, {c['cores']} cores" + (f"; {c['gpu']}" if c["gpu"] else "; no GPU")),
         ("versions", f"betadiffusion {c['betadiffusion']}, torch {c['torch']}"),
     ]
-    return _heading("Data, hardware, versions") + _pairs(rows)
+    return heading("Data, hardware, versions") + pairs(rows)
 
 
 def _shape(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
-
-
-def _plain(value: Any) -> str:
-    return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _heading(text: str) -> str:
-    return f"<h2>{escape(text)}</h2>\n"
-
-
-def _paragraph(text: str, style: str = "") -> str:
-    return f'<p class="{style}">{escape(text)}</p>\n' if style else f"<p>{escape(text)}</p>\n"
-
-
-def _picture(pngs: dict[str, bytes], name: str, caption: str) -> str:
-    """The picture of that name in a figure; nothing where there is none."""
-    if name not in pngs:
-        return ""
-    data = base64.b64encode(pngs[name]).decode()
-    text = escape(caption)
-    image = f'<div class="wide"><img alt="{text}" src="data:image/png;base64,{data}"></div>'
-    return f"<figure>{image}<figcaption>{text}.</figcaption></figure>\n"
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{_body(rows)}</tbody></table></div>\n'
-
-
-def _pairs(rows: Iterable[Iterable[str]]) -> str:
-    return f'<div class="scroll"><table class="pairs"><tbody>{_body(rows)}</tbody></table></div>\n'
-
-
-def _body(rows: Iterable[Iterable[str]]) -> str:
-    return "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)

@@ -1,24 +1,23 @@
 """From a run's folder to its report: report.html, report.json and report/*.png."""
 
-import io
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from betadiffusion.metrics.features import FeatureExtractor
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
+from betadiffusion.report.axes import png
 from betadiffusion.report.figures import charts
 from betadiffusion.report.generate import pictures
 from betadiffusion.report.grids import grids
 from betadiffusion.report.measure import finite, measure
 from betadiffusion.report.page import page
 from betadiffusion.report.summary import headline
+from betadiffusion.training.files import write_bytes
 from betadiffusion.training.runs import load_config, load_split
 
 __all__ = ["headline", "write_report"]
@@ -52,26 +51,12 @@ def write_report(run: Path, progress: bool = True, extractor: FeatureExtractor |
     numbers["path"] = str(run / "report.html")
     html = page(numbers, pngs)
     for name, data in pngs.items():
-        _write(run / "report" / f"{name}.png", data)
-    _write(run / "report.json", json.dumps(numbers, indent=1, allow_nan=False).encode())
-    _write(run / "report.html", html.encode())
+        write_bytes(run / "report" / f"{name}.png", data)
+    write_bytes(run / "report.json", json.dumps(numbers, indent=1, allow_nan=False).encode())
+    write_bytes(run / "report.html", html.encode())
     return numbers
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
 
 
 def _read(path: Path) -> Any:
     """What a JSON file holds, without NaN; None where there is no file."""
     return finite(json.loads(path.read_text())) if path.is_file() else None
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
