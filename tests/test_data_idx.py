@@ -39,6 +39,7 @@ def test_train_comes_first_and_28_is_padded_to_32(family):
     assert not border.any()
     np.testing.assert_array_equal(data.labels, [0, 1, 2, 3, 4, 7, 8, 9])
     assert data.labels.dtype == np.int64
+    assert data.partition.tolist() == ["train"] * 5 + ["test"] * 3
 
 
 def test_other_sizes_and_channels(family):
@@ -59,6 +60,33 @@ def test_without_labels(family):
     folder, _, _ = family
     (folder / "t10k-labels-idx1-ubyte").unlink()
     assert load(str(folder)).labels is None
+
+
+def test_emnist_is_turned_back(tmp_path):
+    generator = np.random.default_rng(0)
+    images = {part: generator.integers(0, 256, (n, 28, 28), np.uint8) for part, n in (("train", 3), ("test", 2))}
+    for part, upright in images.items():
+        stored = np.ascontiguousarray(upright.transpose(0, 2, 1))
+        labels = np.arange(1, len(upright) + 1, dtype=np.uint8)
+        path = tmp_path / "emnist" / f"emnist-letters-{part}-images-idx3-ubyte.gz"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(gzip.compress(idx(stored)))
+        path.with_name(path.name.replace("images-idx3", "labels-idx1")).write_bytes(gzip.compress(idx(labels)))
+    data = load(str(tmp_path / "emnist"), size=28)
+    np.testing.assert_array_equal(data.images(np.arange(5))[:, 0], np.concatenate([images["train"], images["test"]]))
+    np.testing.assert_array_equal(data.labels, [1, 2, 3, 1, 2])
+    assert data.partition.tolist() == ["train"] * 3 + ["test"] * 2
+    padded = load(str(path)).images(np.arange(2))[:, 0]
+    np.testing.assert_array_equal(padded[:, 2:-2, 2:-2], images["test"])
+    (path.parent / "emnist-mnist-test-images-idx3-ubyte").write_bytes(idx(images["test"]))
+    with pytest.raises(DataError, match=r"several EMNIST sets \(emnist-letters, emnist-mnist\)"):
+        load(str(tmp_path / "emnist"))
+
+
+def test_files_of_no_part_have_no_partition(family):
+    folder, train, _ = family
+    (folder / "more-images-idx3-ubyte").write_bytes(idx(train))
+    assert load(str(folder)).partition is None
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,17 @@
 """Image files in a folder or a zip, decoded once into a cache."""
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -18,11 +19,13 @@ import numpy as np
 from tqdm import tqdm
 
 from betadiffusion.data.arrays import ArrayImages
+from betadiffusion.data.cache import cache_folder, locked
 from betadiffusion.data.decode import EXTENSIONS, decode, is_grey
 from betadiffusion.data.protocols import DataError
 
 MAX_SKIPPED = 0.01  # of the image files
 VERSION = 1  # of the decoding; a new one makes the old caches unused
+Place = Path | zipfile.Path  # a file or folder on the disk or in a zip
 
 
 @dataclass(frozen=True)
@@ -46,23 +49,68 @@ def load_files(
     call with the same files, size and channels opens them at once. DataError: no images, more than 1 % of the image
     files broken, too little disk.
     """
-    source = _zip(path) if path.is_file() else _folder(path)
-    folder = cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "betadiffusion"
-    identity = json.dumps([VERSION, str(path.resolve()), source.names, source.stamps, size, channels])
+    return load_source(open_source(path), size, channels, cache_dir, progress)
+
+
+def open_source(place: Place) -> Source:
+    """The image files in a folder (nested or flat), in a .zip or in a folder of one. DataError where there are none."""
+    if isinstance(place, zipfile.Path):
+        return _zip(Path(str(place.root.filename)), place.at)
+    return _zip(place) if place.is_file() else _folder(place)
+
+
+def load_source(source: Source, size: int, channels: int | None, cache_dir: Path | None, progress: bool) -> ArrayImages:
+    """The images of a source, decoded once into the cache, see `load_files`."""
+    folder = cache_folder(cache_dir)
+    identity = json.dumps([VERSION, str(source.path.resolve()), source.names, source.stamps, size, channels])
     cache = folder / hashlib.sha256(identity.encode()).hexdigest()[:32]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(cache.with_suffix(".lock")):
+        with locked(cache.with_suffix(".lock")):
             return _open(source.name, cache) or _build(source, size, channels, cache, progress)
     except OSError as error:
         raise DataError(f"The cache of decoded images in {folder} cannot be written ({error.strerror}).") from error
+
+
+def places(path: Path) -> list[Place]:
+    """Where a set's files may lie: a folder, or a .zip seen as one, then the only folder in it, if it holds no more.
+
+    Empty where `path` is neither or cannot be read. Looks at two entries at most.
+    """
+    try:
+        root = _zip_root(path, _stamp(path)) if path.suffix.lower() == ".zip" and path.is_file() else path
+        entries = list(islice((entry for entry in root.iterdir() if _visible(entry.name)), 2))
+        return [root, *entries] if len(entries) == 1 and entries[0].is_dir() else [root]
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return []
+
+
+def locate(path: Path, *names: str) -> Place | None:
+    """The first of the files and folders `names`, such as "Anno/list.txt", that exists in one of `places(path)`."""
+    try:
+        return next((place / name for place in places(path) for name in names if (place / name).exists()), None)
+    except OSError:
+        return None
+
+
+def read_text(place: Place) -> str:
+    """The text of a file on the disk or in a zip; DataError where it cannot be read."""
+    try:
+        return place.read_bytes().decode("utf-8-sig")
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise DataError(f"{place} cannot be read, perhaps it is damaged ({error}).") from error
+
+
+@lru_cache(maxsize=1)  # a zip is looked into by every reader
+def _zip_root(path: Path, stamp: tuple[int, int]) -> zipfile.Path:
+    return zipfile.Path(path)
 
 
 def _visible(name: str) -> bool:
     return not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
@@ -88,7 +136,7 @@ def _folder(root: Path) -> Source:
         seen.add(real)
         prefix = os.path.relpath(folder, root) + "/" if folder != str(root) else ""
         files += [prefix + name for name in names if _visible(name)]
-    images = sorted(filter(_is_image, files))
+    images = sorted(filter(is_image, files))
     if not images:
         raise _no_images(root, files)
     stamps = [_stamp(root / name) for name in images]
@@ -103,13 +151,14 @@ def _stamp(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _zip(path: Path) -> Source:
+def _zip(path: Path, prefix: str = "") -> Source:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"{path} is not a zip file, or it is cut short ({error}).") from error
-    members = {info.filename: info for info in archive.infolist() if not info.is_dir() and _visible(info.filename)}
-    images = sorted(filter(_is_image, members))
+    files = [info for info in archive.infolist() if not info.is_dir() and info.filename.startswith(prefix)]
+    members = {info.filename: info for info in files if _visible(info.filename)}
+    images = sorted(filter(is_image, members))
     if not images:
         raise _no_images(path, list(members))
     stamps = [_stamp(path)] + [(members[name].file_size, members[name].CRC) for name in images]
@@ -120,14 +169,6 @@ def _zip(path: Path) -> Source:
             return archive.read(name)
 
     return Source(path.stem, path, images, stamps, read)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Held by one process at a time; the system lets go of it when the process ends in whatever way."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _open(name: str, cache: Path) -> ArrayImages | None:

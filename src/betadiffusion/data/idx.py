@@ -1,4 +1,7 @@
-"""idx files: the format of MNIST and the sets made after it (Y. LeCun, "The MNIST database", file formats)."""
+"""idx files: the format of MNIST (Y. LeCun, "The MNIST database", file formats), Fashion-MNIST, KMNIST and EMNIST.
+
+EMNIST's images (G. Cohen et al., 2017) are stored transposed, and turned back here.
+"""
 
 import gzip
 import math
@@ -7,38 +10,49 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from betadiffusion.data.arrays import ArrayImages
-from betadiffusion.data.decode import square
+from betadiffusion.data.arrays import ArrayImages, fit
 from betadiffusion.data.protocols import DataError
 
 IMAGES = re.compile(r"(.*)images([-.]idx)3(-ubyte)(?:\.gz)?")
+PARTITION = re.compile(r"(emnist-\w+-)?(train|t10k|test)-")
+PARTS = {"train": "train", "t10k": "test", "test": "test"}
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The idx files of images in a folder, gzipped or not: train, then t10k, then others by name."""
+    """The idx files of images in a folder, gzipped or not: train, then t10k or test, then others by name."""
     files = {path.name.removesuffix(".gz"): path for path in sorted(folder.iterdir()) if IMAGES.fullmatch(path.name)}
-    return [files[name] for name in sorted(files, key=lambda n: (not n.startswith("train"), n[:4] != "t10k", n))]
+    order = {"train": 0, "test": 1, None: 2}
+    return [files[name] for name in sorted(files, key=lambda name: (order[_part(name)], name))]
 
 
 def load_idx(name: str, files: list[Path], size: int, channels: int | None) -> ArrayImages:
-    """The images of idx files, one after the other, as (N, channels, size, size), with labels where all have them.
+    """The images of idx files, one after the other, as (N, channels, size, size).
 
-    28x28 images get a border of zeros for size 32; otherwise they are cut square and resized. channels: 1 (default), or
-    3 equal ones. DataError: a file that is cut short, is no idx file or does not fit its labels.
+    With labels, as they are stored (EMNIST's letters are 1 to 26), and partition where all files have them. 28x28
+    images get a border of zeros for size 32; otherwise they are cut square and resized. channels: 1 (default), or 3
+    equal ones. DataError: a file that is cut short, is no idx file or does not fit its labels; several EMNIST sets.
     """
+    sets = sorted({match[1] for file in files if (match := PARTITION.match(file.name)) and match[1]})
+    if len(sets) > 1:
+        raise DataError(
+            f"{files[0].parent} holds several EMNIST sets ({', '.join(kind[:-1] for kind in sets)}), which share their "
+            "images: move the files of one into a folder of their own."
+        )
     parts = [read_idx(file, dimensions=3) for file in files]
     for file, part in zip(files, parts, strict=True):
         if not part.size:
             raise DataError(f"{file} holds no images.")
     found = [_labels(file, len(part)) for file, part in zip(files, parts, strict=True)]
     labels = [part for part in found if part is not None]
+    parts = [part.transpose(0, 2, 1) if sets else part for part in parts]
     array = np.concatenate([_resize(part, size) for part in parts])[:, None]
+    kinds = [_part(file.name) for file in files]
     return ArrayImages(
         name,
         np.broadcast_to(array, (len(array), channels or 1, size, size)),
         labels=np.concatenate(labels).astype(np.int64) if len(labels) == len(files) else None,
+        partition=np.repeat(kinds, list(map(len, parts))) if all(kinds) else None,
     )
 
 
@@ -80,12 +94,12 @@ def _labels(images: Path, count: int) -> np.ndarray | None:
     return labels
 
 
+def _part(name: str) -> str | None:
+    match = PARTITION.match(name)
+    return PARTS[match[2]] if match else None
+
+
 def _resize(images: np.ndarray, size: int) -> np.ndarray:
-    if images.shape[1:] == (size, size):
-        return images
     if (size, *images.shape[1:]) == (32, 28, 28):
         return np.pad(images, ((0, 0), (2, 2), (2, 2)))
-    resized = np.empty((len(images), size, size), np.uint8)
-    for i, image in enumerate(images):
-        resized[i] = square(Image.fromarray(image), size, channels=1)[0]
-    return resized
+    return fit(images, size, channels=1)[:, 0]

@@ -1,4 +1,4 @@
-"""What an image set and a factor set are."""
+"""What an image set, a factor set and an attribute set are."""
 
 from typing import Protocol, runtime_checkable
 
@@ -16,6 +16,9 @@ class ImageSet(Protocol):
     name: e.g. "shapes", "fashion-mnist" or the folder's name.
     image_shape: (C, H, W).
     skipped: the files that could not be read, each "name (reason)".
+
+    A set may also have `labels`, (N,) int64 classes, and `partition`, (N,) strings "train", "valid" or "test", where
+    its publishers divided it; absent or None where there are none.
     """
 
     name: str
@@ -31,7 +34,10 @@ class ImageSet(Protocol):
 
 @runtime_checkable
 class FactorSet(ImageSet, Protocol):
-    """An image set whose images are each made from K known factors; factor k takes values 0..factor_sizes[k]-1."""
+    """An image set whose images are each made from K known factors; factor k takes values 0..factor_sizes[k]-1.
+
+    Not every combination need be there: N may be less than the product of the sizes.
+    """
 
     factor_names: tuple[str, ...]
     factor_sizes: tuple[int, ...]
@@ -41,5 +47,16 @@ class FactorSet(ImageSet, Protocol):
         ...
 
     def index(self, factors: np.ndarray) -> np.ndarray:
-        """The inverse of `factors`: (B, K) to (B,) int64."""
+        """The inverse of `factors`: (B, K) to (B,) int64; DataError where a combination is not in the set."""
+        ...
+
+
+@runtime_checkable
+class AttributeSet(ImageSet, Protocol):
+    """An image set with A attributes that each image has or has not."""
+
+    attribute_names: tuple[str, ...]
+
+    def attributes(self, indices: np.ndarray) -> np.ndarray:
+        """The attributes of the images at `indices`, (B,), as (B, A) bool."""
         ...

@@ -2,12 +2,14 @@
 
 import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from betadiffusion.data.dsprites import DSprites
 from betadiffusion.data.files import load_files
 from betadiffusion.data.idx import image_files, load_idx
 from betadiffusion.data.protocols import DataError, ImageSet
+from betadiffusion.data.readers import READERS, detect, reader
 from betadiffusion.data.shapes import Shapes
 
 NAMES = ("shapes", "dsprites", "fashion-mnist")
@@ -21,11 +23,13 @@ def load(
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> ImageSet:
-    """The image set called `source`: a name of NAMES, or else the path of a folder, a .zip or an idx file.
+    """The image set called `source`: a name of NAMES, or else the path of a data set, a folder, a .zip or an idx file.
 
-    size: side of the square images in pixels, from 8 to 1024; default 64, but 32 for idx files.
+    A path is offered to the readers of published data sets, READERS, each of which knows its files by their names;
+    "coil20:PATH" forces one. What none of them knows is read as idx files or as a folder or .zip of images.
+    size: side of the square images in pixels, from 8 to 1024; default 64, but 32 for idx files and CIFAR-10.
     channels: 1 or 3; default that of the set, see `load_files` for files.
-    cache_dir: where decoded image files are kept, see `load_files`. progress: whether decoding shows a progress bar.
+    cache_dir: where decoded or unpacked images are kept, see `load_files`. progress: whether that shows a progress bar.
     DataError for whatever is wrong with any of it.
     """
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= 1024):
@@ -44,14 +48,22 @@ def load(
             )
         return load_idx("fashion-mnist", files, size or 32, channels)
     try:
-        return _load_path(Path(source).expanduser(), size, channels, cache_dir, progress)
+        return _load_path(str(source), size, channels, cache_dir, progress)
     except OSError as error:
         raise DataError(f"{error.filename or source} cannot be read ({error.strerror or error}).") from error
 
 
-def _load_path(path: Path, size: int | None, channels: int | None, cache_dir: Path | None, progress: bool) -> ImageSet:
+def _load_path(source: str, size: int | None, channels: int | None, cache_dir: Path | None, progress: bool) -> ImageSet:
+    path, module = Path(source).expanduser(), None
+    name, colon, rest = source.partition(":")
+    if colon and os.sep not in name and not path.exists():
+        if name not in READERS:
+            raise DataError(f"There is no reader called {name!r}{_near(name, READERS)}: {_readers()}.")
+        path, module = Path(rest).expanduser(), reader(name)
     if not path.exists():
         raise _unknown(str(path))
+    if module := module or detect(path):
+        return module.load(path, size, channels, cache_dir, progress)
     if path.is_dir() and (files := image_files(path)):
         return load_idx(path.resolve().name, files, size or 32, channels)
     if path.is_file() and path.suffix.lower() != ".zip":
@@ -60,8 +72,20 @@ def _load_path(path: Path, size: int | None, channels: int | None, cache_dir: Pa
 
 
 def _unknown(source: str) -> DataError:
+    if source in READERS:
+        return DataError(f"The reader {source} needs the path of its files: {source}:PATH.")
     if os.sep in source or "." in source:
         return DataError(f"There is no file or folder {source}.")
-    near = difflib.get_close_matches(source.lower(), NAMES, n=1, cutoff=0.5)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return DataError(f"There is no data set or path called {source!r}{hint}: the names are {', '.join(NAMES)}.")
+    return DataError(
+        f"There is no data set or path called {source!r}{_near(source, (*NAMES, *READERS))}: "
+        f"the names are {', '.join(NAMES)}, and {_readers()}."
+    )
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _readers() -> str:
+    return f"the readers, to be put before a path as in coil20:PATH, are {', '.join(READERS)}"

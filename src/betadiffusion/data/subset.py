@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from betadiffusion.data.protocols import DataError, FactorSet, ImageSet
+from betadiffusion.data.arrays import find
+from betadiffusion.data.protocols import AttributeSet, DataError, FactorSet, ImageSet
 
 
 def split(n: int, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -20,13 +21,16 @@ def split(n: int, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Subset:
-    """The images of `base` at `indices`, (M,) integers in any order; a factor set where `base` is one.
+    """The images of `base` at `indices`, (M,) integers in any order; a factor or attribute set where `base` is one.
 
-    `labels` are the base's, (M,) int64, or None. DataError where an index lies outside the base.
+    `labels`, (M,) int64, and `partition`, (M,) strings, are the base's, or None. DataError where an index lies outside
+    the base.
     """
 
-    def __new__(cls, base: ImageSet, indices: np.ndarray) -> "Subset":
-        return super().__new__(FactorSubset if isinstance(base, FactorSet) else cls)
+    # Set only where the base has them: isinstance(..., FactorSet) and AttributeSet look for them.
+    attribute_names: tuple[str, ...]
+    factor_names: tuple[str, ...]
+    factor_sizes: tuple[int, ...]
 
     def __init__(self, base: ImageSet, indices: np.ndarray) -> None:
         self.base = base
@@ -36,12 +40,14 @@ class Subset:
         self.name = base.name
         self.image_shape = base.image_shape
         self.skipped = base.skipped
-        labels = getattr(base, "labels", None)
+        labels, partition = getattr(base, "labels", None), getattr(base, "partition", None)
         self.labels: np.ndarray | None = None if labels is None else labels[self.indices]
+        self.partition: np.ndarray | None = None if partition is None else partition[self.indices]
+        if isinstance(base, AttributeSet):
+            self.attribute_names = base.attribute_names
+        if isinstance(base, FactorSet):
+            self.factor_names, self.factor_sizes = base.factor_names, base.factor_sizes
         self._array: np.ndarray | None = None
-
-    def __getnewargs__(self) -> tuple[ImageSet, np.ndarray]:  # for copies and pickles
-        return self.base, self.indices
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -49,6 +55,18 @@ class Subset:
     def images(self, indices: np.ndarray) -> np.ndarray:
         """The images at `indices`, (B,) in [0, M), as (B, C, H, W) uint8."""
         return self.base.images(self.indices[indices]) if self._array is None else self._array[indices]
+
+    def attributes(self, indices: np.ndarray) -> np.ndarray:
+        """The attributes of the images at `indices`, (B,) in [0, M), as (B, A) bool."""
+        return self.base.attributes(self.indices[indices])
+
+    def factors(self, indices: np.ndarray) -> np.ndarray:
+        """The factors of the images at `indices`, (B,) in [0, M), as (B, K) int64."""
+        return self.base.factors(self.indices[indices])
+
+    def index(self, factors: np.ndarray) -> np.ndarray:
+        """Where in the subset the images of `factors`, (B, K), are, (B,) int64; DataError where one is not in it."""
+        return find(self.indices, self.base.index(factors), self.name)
 
     def materialise(self, path: Path | None = None) -> "Subset":
         """Draws or reads every image once, into memory or into a memory-mapped .npy file at `path`; returns itself."""
@@ -66,27 +84,3 @@ class Subset:
         for start in range(0, len(self), 1024):
             array[start : start + 1024] = self.images(np.arange(start, min(start + 1024, len(self))))
         return array
-
-
-class FactorSubset(Subset):
-    """A subset of a factor set; `Subset(...)` makes it."""
-
-    base: FactorSet
-
-    def __init__(self, base: FactorSet, indices: np.ndarray) -> None:
-        super().__init__(base, indices)
-        self.factor_names = base.factor_names
-        self.factor_sizes = base.factor_sizes
-
-    def factors(self, indices: np.ndarray) -> np.ndarray:
-        """The factors of the images at `indices`, (B,) in [0, M), as (B, K) int64."""
-        return self.base.factors(self.indices[indices])
-
-    def index(self, factors: np.ndarray) -> np.ndarray:
-        """Where in the subset the images of `factors`, (B, K), are, (B,) int64; DataError where one is not in it."""
-        wanted = self.base.index(factors)
-        order = np.argsort(self.indices)
-        places = order[np.searchsorted(self.indices, wanted, sorter=order).clip(max=len(self) - 1)]
-        if not np.array_equal(self.indices[places], wanted):
-            raise DataError(f"The subset of {self.name} does not hold every combination of factors asked for.")
-        return places
