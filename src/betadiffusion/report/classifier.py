@@ -22,6 +22,7 @@ class ClassifierFeatures(nn.Module):
     """Features (B, 64) from which linear heads tell every factor; see `train_classifier`."""
 
     short_name = "classifier"
+    resize = "not resized"
     dim = 64
 
     def __init__(self, image_shape: tuple[int, int, int], classes: list[int]) -> None:

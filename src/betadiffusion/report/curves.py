@@ -9,8 +9,8 @@ from scipy.stats import entropy
 from torch import Tensor
 from tqdm import tqdm
 
-from betadiffusion.gaussian import randn, standard_normal_kl
-from betadiffusion.metrics import mig, mutual_information
+from betadiffusion.gaussian import randn
+from betadiffusion.metrics import active_units, aggregated_kl, mig, mutual_information, rate
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.report.generate import batch_size
 
@@ -54,16 +54,14 @@ def _scales(pipeline: BetaDiffusionPipeline, mean: Tensor, level: float) -> dict
     t = torch.tensor(level, device=mean.device)
     sigma = pipeline.vae.sigma(t)
     power = mean.square().mean()
-    channels = mean.transpose(0, 1).flatten(1)
-    m, v = channels.mean(1), channels.var(1) + sigma.square()
-    aggregate = 0.5 * (m.square() + v - 1 - v.log())  # KL( N(m, v) || N(0, 1) )
+    aggregate = aggregated_kl(mean.movedim(1, -1).flatten(0, -2), sigma)  # the places of a channel are its samples
     return {
-        "rate": float(standard_normal_kl(mean, sigma).mean()),
+        "rate": rate(mean.flatten(1), sigma),
         "sigma": float(sigma),
         "pixel_sigma": float(pipeline.vae.pixel_sigma(t)),
         "signal_power": float(power),
         "log_snr": float((power / sigma.square()).log()),
-        "active_units": int((mean.var(0) > ACTIVE_VARIANCE).sum()),
+        "active_units": active_units(mean.flatten(1), ACTIVE_VARIANCE),
         "mean_std": float(mean.std()),
         "aggregate_kl": float(aggregate.mean()),
         "aggregate_kl_max": float(aggregate.max()),
