@@ -148,9 +148,12 @@ def test_methods_are_the_samplers():
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        ("", "a command is missing: demo, train, sample, reconstruct, report, data; see betadiffusion --help"),
+        (
+            "",
+            "a command is missing: demo, train, sample, reconstruct, evaluate, report, data; see betadiffusion --help",
+        ),
         ("tran", "unknown command 'tran': did you mean 'train'?"),
-        ("xyz", "unknown command 'xyz': the commands are demo, train, sample, reconstruct, report, data"),
+        ("xyz", "unknown command 'xyz': the commands are demo, train, sample, reconstruct, evaluate, report, data"),
         (
             "train --vae_training.clip_nor 1",
             "unknown option --vae_training.clip_nor on the command line: did you mean --vae_training.clip_norm?",
@@ -627,8 +630,8 @@ def test_data_names_the_skipped_files(call, tmp_path):
     Path("folder/broken.png").write_bytes(b"\x89PNG")
     code, out, _ = call("data", "folder", "--size", 8, "--out", "grid.png")
     assert code == 0
-    assert "images    120\n" in out
-    assert "skipped   1 files\n          broken.png (not an image)\n" in out
+    assert "images      120\n" in out
+    assert "skipped     1 files\n            broken.png (not an image)\n" in out
     assert Path("grid.png").exists()
     assert not left_over(tmp_path)
 
@@ -645,3 +648,15 @@ def test_config_dataclasses_hold_only_documented_fields():
     for section in [RunConfig(), *(v for v in vars(RunConfig()).values() if dataclasses.is_dataclass(v))]:
         documented = parsing.argument_help(type(section).__doc__.replace("\n    ", "\n"))
         assert list(documented) == [field.name for field in dataclasses.fields(section)]
+
+
+def test_data_names_attributes_and_partition(call):
+    lines = ["file_name,age,gender,race"]
+    Path("faces").mkdir()
+    for i in range(40):
+        Image.new("RGB", (8, 8), (6 * i, 0, 100)).save(f"faces/{i}.png")
+        lines.append(f"{i}.png,{i + 1},{i % 2},0")
+    Path("faces/metadata.csv").write_text("\n".join(lines))
+    code, out, _ = call("data", "faces", "--size", 8, "--out", "grid.png")
+    assert code == 0
+    assert "attributes  child (30%), over_50 (0%), female (50%), bright (50%)" in out

@@ -23,6 +23,23 @@ def check(config: RunConfig) -> None:
             raise ValueError(problem)
 
 
+def check_evaluation(options: dict[str, Any]) -> None:
+    """Raises ValueError for the first option of `betadiffusion evaluate` that cannot work."""
+    if bool(options["runs"]) == bool(options["model"]):
+        raise ValueError("evaluate needs the folders of runs, or --model package.module:function, and not both")
+    for name in ("count", "test_count", "samples", "levels"):
+        if options[name] < 2:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 2, not {options[name]}")
+    if not 0 <= options["fixed_level"] <= 1:
+        raise ValueError(f"--fixed-level must be from 0 to 1, not {options['fixed_level']}")
+    if bad := [seed for seed in options["seeds"] if not 0 <= seed < 2**63]:
+        raise ValueError(f"--seeds must not be negative, not {bad[0]}")
+    if options["runs"] and (options["size"], options["channels"]) != (None, None):
+        raise ValueError("--size and --channels go with --model: a run has its own")
+    if options["lpips"] and "lpips" not in options["metrics"]:
+        raise ValueError("--lpips has no effect without --metrics lpips")
+
+
 def flat(config: Any, section: str = "") -> dict[str, Any]:
     """Every value of nested dataclasses by its dotted key."""
     values: dict[str, Any] = {}

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from betadiffusion.cli.checks import check
+from betadiffusion.cli.checks import check, check_evaluation
+from betadiffusion.evaluation.names import MetricName, ScoreName
 from betadiffusion.training.config import RunConfig
 
 if TYPE_CHECKING:
@@ -181,13 +182,85 @@ def report(run: Path) -> None:
     print(headline(write_report(run)))  # its last line is the report's path
 
 
+def evaluate(
+    given: frozenset[str],
+    runs: tuple[Path, ...],
+    *,
+    data: str | None = None,
+    model: str | None = None,
+    preset: Literal["paper-table1", "paper-table2", "paper-table3"] | None = None,
+    levels: int = 50,
+    fixed_level: float = 0.5,
+    metrics: tuple[MetricName, ...] = (),
+    chosen_metrics: tuple[ScoreName, ...] = (),
+    count: int = 10_000,
+    test_count: int = 5_000,
+    split: str = "heldout",
+    seeds: tuple[int, ...] = (0,),
+    features: str = "effnet",
+    samples: int = 10_000,
+    lpips: str | None = None,
+    size: int | None = None,
+    channels: Literal[1, 3] | None = None,
+    cpu: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Measure what the codes of every level hold: disentanglement, attributes, rate and distortion, samples.
+
+    Several runs (of other training seeds) and several --seeds (other images) give standard errors. Beside the model
+    stand its own network with random weights, and pixels. Writes evaluation.html, evaluation.json, evaluation.csv and
+    the charts. Interrupted, the same command goes on where it stopped; more metrics are added to what is there.
+
+    Args:
+        runs: folders of runs.
+        data: the images, as in training, by default the run's own; scores need known factors, attributes or labels.
+        model: "package.module:function" instead of runs: an object with encode_mean(x, t), or a function of images
+            (B,C,H,W) in [-1, 1], or of images and levels (B,).
+        preset: the protocol of a table of the paper; other options win over it.
+        levels: how many levels, evenly spaced from 0 to 1.
+        fixed_level: the level that is chosen beforehand.
+        metrics: scores at every level (mig, modularity, factor_vae, irs, tad where nothing is said), measures of
+            reconstructions (ssim, lpips), and distances of samples (frechet, kernel, precision_recall,
+            density_coverage).
+        chosen_metrics: scores at the fixed and the best level only; by default all that the data allow but dci_gbt,
+            which takes minutes, or none with --metrics.
+        count: images to fit scores on.
+        test_count: images to test scores on; where there are fewer of both, they are divided alike.
+        split: "heldout" (all that the run was not trained on), "all", or a part that the data define, as "test".
+        seeds: one draw of images each.
+        features: of the distances of samples; effnet, inception, inception:FILE, dinov2:FOLDER_OR_ID, or
+            package.module:function.
+        samples: how many, for the distances of samples.
+        lpips: weights for lpips, a .safetensors or a hub id.
+        size: side of the images in pixels, with --model.
+        channels: 1 for grey, 3 for colour, with --model.
+        cpu: stay on the CPU even where there is a GPU.
+        out: folder for the result; RUN/evaluation by default.
+    """
+    options = {key: value for key, value in locals().items() if key not in ("given", "out")}
+    from betadiffusion.evaluation.presets import PRESETS
+
+    if preset is not None:
+        options |= {key: value for key, value in PRESETS[preset].items() if key not in given}
+    check_evaluation(options)
+    out = out or (runs[0] / "evaluation" if runs else Path("evaluation"))
+    from betadiffusion.evaluation.evaluate import Options
+    from betadiffusion.evaluation.write import headline, write_evaluation
+
+    print(headline(write_evaluation(Options(**options), out)))
+    print(f"evaluation: {out / 'evaluation.html'}")
+
+
 def data(
     source: str, *, size: int | None = None, channels: Literal[1, 3] | None = None, out: Path | None = None
 ) -> None:
     """Say what a data set holds, as training would see it, and draw 64 of its images.
 
     Args:
-        source: "shapes", "dsprites", "fashion-mnist", or the path of a folder, a zip or an idx file.
+        source: "shapes", "dsprites", "fashion-mnist", or the path of a folder, a zip or a file. Published sets are
+            known by their layout, or named before the path, as in "coil20:PATH": shapes3d (3dshapes.h5), dsprites-npz,
+            cars3d, mpi3d, smallnorb, coil20, sprites (LPC sheets), celeba, celeba-hq, ffhq, lsun, utkface, cifar10,
+            imagenet (folders of classes), and the MNIST family as idx files.
         size: side of the square images, in pixels; by default 64, or 32 for idx files.
         channels: 1 for grey, 3 for colour; by default what the source has.
         out: the picture, a .png; data-NAME.png by default.
@@ -197,7 +270,7 @@ def data(
     import numpy as np
 
     from betadiffusion.cli.pictures import as_pictures, save_sheet
-    from betadiffusion.data import FactorSet, load
+    from betadiffusion.data import AttributeSet, FactorSet, load
 
     images = load(source, size, channels)
     out = out or Path(f"data-{images.name}.png")
@@ -216,10 +289,18 @@ def data(
     if labels is not None:
         classes, counts = np.unique(labels, return_counts=True)
         rows["labels"] = f"{len(classes)} classes, the smallest of {counts.min():,} and the largest of {counts.max():,}"
+    if isinstance(images, AttributeSet):
+        rates = images.attributes(np.arange(len(images))).mean(axis=0)
+        pairs = zip(images.attribute_names, rates, strict=True)
+        rows["attributes"] = ", ".join(f"{name} ({rate:.0%})" for name, rate in pairs)
+    partition = getattr(images, "partition", None)
+    if partition is not None:
+        parts, counts = np.unique(partition, return_counts=True)
+        rows["partition"] = ", ".join(f"{part} ({count:,})" for part, count in zip(parts, counts, strict=True))
     rows["skipped"] = "\n".join([f"{len(images.skipped)} files", *images.skipped])
     rows["picture"] = f"{out} ({len(shown)} images at random)"
     for name, text in rows.items():
-        print(f"{name:10}" + text.replace("\n", "\n" + " " * 10))
+        print(f"{name:12}" + text.replace("\n", "\n" + " " * 12))
 
 
 def _draw(

@@ -18,6 +18,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": commands.train,
     "sample": commands.sample,
     "reconstruct": commands.reconstruct,
+    "evaluate": commands.evaluate,
     "report": commands.report,
     "data": commands.data,
 }

@@ -165,7 +165,7 @@ def _option(key: str) -> str:
 
 def _add_option(group: Any, option: str, kind: Any, default: Any, text: str, **several: Any) -> None:
     """An option that says its type and default in the words of YAML."""
-    if get_origin(kind) is not Literal and kind is not bool:  # those list their choices
+    if several or (get_origin(kind) is not Literal and kind is not bool):  # those list their choices
         several["metavar"] = option.lstrip("-").rpartition(".")[2].upper().replace("-", "_")
     shown = default if isinstance(default, (str, Path)) else json.dumps(default)
     words = f"{text.rstrip('.')} ({describe(kind)}; default: {shown})".replace("None", "null").replace("%", "%%")

@@ -14,7 +14,8 @@ class DataConfig:
     """Which images to train on.
 
     Args:
-        source: "shapes", "dsprites", "fashion-mnist", or the path of a folder, a zip or an idx file.
+        source: "shapes", "dsprites", "fashion-mnist", or the path of a folder, a zip or a file; published sets are
+            known by their layout, or named before the path, as in "coil20:PATH" (`betadiffusion data --help`).
         size: side of the square images, in pixels; None for the VAE preset's.
         channels: 1 for grey, 3 for colour; None for what the source has.
         limit: use at most so many images, held-out ones included, chosen at random; None for all.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
+import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
@@ -79,11 +80,15 @@ def load_split(data: DataConfig, size: int, seed: int) -> tuple[Subset, Subset]:
     source = load(data.source, size=size, channels=data.channels)
     if len(source) < LEAST_IMAGES:
         raise DataError(f"{data.source} has {len(source)} images: training needs at least {LEAST_IMAGES}.")
-    train, held_out = split(len(source), min(data.held_out, len(source) // 5), seed)
-    if data.limit is not None:
-        train = train[: max(1, data.limit - len(held_out))]
+    train, held_out = split_indices(len(source), data, seed)
     parts = Subset(source, train), Subset(source, held_out)
     return parts if hasattr(source, "array") else (parts[0].materialise(), parts[1].materialise())
+
+
+def split_indices(n: int, data: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of n images a run trains on and which it holds out, int64; with `data.limit` some are neither."""
+    train, held_out = split(n, min(data.held_out, n // 5), seed)
+    return train if data.limit is None else train[: max(1, data.limit - len(held_out))], held_out
 
 
 def build_vae(config: RunConfig, image_shape: tuple[int, int, int]) -> MultiBetaVAE:

@@ -1,0 +1,148 @@
+"""What can be evaluated: anything with `encode_mean(x, t)`: the model of a run, a baseline, a plain callable."""
+
+import hashlib
+import inspect
+import math
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+from tqdm import tqdm
+
+from betadiffusion.data import ImageSet
+from betadiffusion.training.images import load_images, pass_size
+from betadiffusion.training.runs import build_vae, load_config, load_vae
+
+DEAD = 1e-5  # a code that varies by less than this (standard deviation) is rounding, as f(x,1) = 0 is
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model under evaluation.
+
+    model: has encode_mean(x, t): x (B,C,H,W) in [-1, 1], t (B,) to codes (B, ...). has_levels: whether t matters.
+    """
+
+    name: str
+    model: Any
+    image_shape: tuple[int, int, int]
+    has_levels: bool = True
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether the model also has a noise scale and a decoder, and so a rate and a distortion."""
+        return all(hasattr(self.model, name) for name in ("sigma", "decode", "latent_shape"))
+
+    @torch.no_grad()
+    def means(self, x: Tensor, level: float) -> Tensor:
+        """encode_mean of x (B,C,H,W) in [-1, 1] at one level."""
+        return self.model.encode_mean(x, torch.full((len(x),), level, device=x.device))
+
+    def codes(self, images: ImageSet, level: float, progress: bool = False) -> np.ndarray:
+        """Codes (N, d), float32, of all images at a level; ValueError where the model returns anything else."""
+        size, parts = pass_size(self.image_shape), []
+        starts = tqdm(range(0, len(images), size), desc=f"encoding at {level:g}", leave=False, disable=not progress)
+        for start in starts:
+            indices = np.arange(start, min(start + size, len(images)))
+            codes = torch.as_tensor(self.means(load_images(images, indices, self.device), level))
+            if codes.ndim < 2 or len(codes) != len(indices):
+                raise ValueError(f"{self.name} gives codes of shape {tuple(codes.shape)} for {len(indices)} images")
+            parts.append(codes.float().flatten(1).cpu().numpy())
+        matrix = np.concatenate(parts)
+        matrix[:, matrix.std(axis=0) < DEAD] = 0
+        return matrix
+
+    def fingerprint(self, images: ImageSet) -> str:
+        """16 hex digits that change with the model and with the first images: of a few codes."""
+        x = load_images(images, np.arange(min(8, len(images))), self.device)
+        digest = hashlib.sha256(x.cpu().numpy().tobytes())
+        for level in (0.25, 0.75) if self.has_levels else (0.0,):
+            digest.update(torch.as_tensor(self.means(x, level)).float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+class Function:
+    """A plain function as a model: of images alone, or of images and levels."""
+
+    def __init__(self, function: Any, takes_level: bool) -> None:
+        self.function, self.takes_level = function, takes_level
+
+    def encode_mean(self, x: Tensor, t: Tensor) -> Tensor:
+        """The function's codes."""
+        return self.function(x, t) if self.takes_level else self.function(x)
+
+
+class Pixels:
+    """The picture itself, averaged down to side x side: what any encoder has to beat."""
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+
+    def encode_mean(self, x: Tensor, t: Tensor) -> Tensor:
+        """Pixels (B, C * side * side), at every level the same."""
+        return adaptive_avg_pool2d(x, self.side).flatten(1)
+
+
+def load_run(run: Path, device: torch.device) -> Encoder:
+    """The trained VAE of a run; ValueError where there is none."""
+    load_config(run)
+    vae = load_vae(run).eval().to(device, memory_format=torch.channels_last)
+    return Encoder(run.resolve().name, vae, vae.image_shape, device=device)
+
+
+def load_function(name: str, image_shape: tuple[int, int, int], device: torch.device) -> Encoder:
+    """The model that "package.module:attribute" names.
+
+    The attribute is an object with `encode_mean(x, t)`, a function of (x) or (x, t), or a class or function without
+    arguments that makes one of these. A torch module is put in eval mode on `device`. ValueError where it is none.
+    """
+    module, _, attribute = name.partition(":")
+    if not (module and attribute):
+        raise ValueError(f"--model must be package.module:function, not {name!r}")
+    try:
+        found = getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise ValueError(f"--model {name}: {module} cannot be imported ({error})") from error
+    except AttributeError as error:
+        raise ValueError(f"--model {name}: {module} has no {attribute}") from error
+    if inspect.isclass(found) or (callable(found) and not hasattr(found, "encode_mean") and _required(found) == 0):
+        found = found()
+    if isinstance(found, torch.nn.Module):
+        found = found.eval().to(device)
+    if hasattr(found, "encode_mean"):
+        return Encoder(name, found, image_shape, device=device)
+    if not callable(found) or _required(found) not in (1, 2):
+        raise ValueError(f"--model {name} must have encode_mean(x, t) or be a function of images x, or of x and levels")
+    takes_level = _required(found) == 2
+    return Encoder(name, Function(found, takes_level), image_shape, takes_level, device)
+
+
+def random_encoder(run: Path, seed: int, device: torch.device) -> Encoder:
+    """The run's own network with weights that were never trained."""
+    shape = load_vae(run).image_shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = build_vae(load_config(run), shape)
+    return Encoder("random weights", vae.eval().to(device, memory_format=torch.channels_last), shape, device=device)
+
+
+def pixel_encoder(image_shape: tuple[int, int, int], dimensions: int, device: torch.device) -> Encoder:
+    """Pixels averaged down to the smallest grid with at least so many values."""
+    channels, size, _ = image_shape
+    side = min(size, math.ceil(math.sqrt(dimensions / channels)))
+    return Encoder(f"pixels, {side}x{side}", Pixels(side), image_shape, has_levels=False, device=device)
+
+
+def _required(function: Any) -> int:
+    """How many arguments a call cannot do without, or takes by position when it is a torch module."""
+    if isinstance(function, torch.nn.Module):
+        function = function.forward
+    parameters = inspect.signature(function).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.default is p.empty and p.kind in positional for p in parameters)

@@ -1,0 +1,124 @@
+"""One repetition of an evaluation: one encoder, one pool of images, many levels; each level encodes the pool once.
+
+What a level gave is on disk before the next begins, so that an interrupted evaluation goes on where it stopped.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from betadiffusion import metrics
+from betadiffusion.evaluation.encoders import Encoder
+from betadiffusion.evaluation.names import CHOOSERS
+from betadiffusion.evaluation.pool import Pool
+from betadiffusion.evaluation.scores import Coded, Numbers, compute
+from betadiffusion.gaussian import randn
+from betadiffusion.training.files import write_json
+from betadiffusion.training.images import load_images, pass_size
+
+PICTURES = 2_000  # reconstructions behind every distortion
+GRID = np.linspace(-4, 4, 161)  # of the densities of the aggregated posterior
+CHANNELS = 6  # drawn of it: those that vary most at the fixed level
+Measure = Callable[[Tensor, Tensor], Any]  # of pictures (B,C,H,W) in [-1, 1], pairwise, to (B,)
+
+
+class Repetition:
+    """The numbers of one encoder on one pool, by level and name; computed when asked for, then read from disk.
+
+    folder: where they are kept. pictures: measures of reconstructions beside the squared error, by name.
+    fixed: the level that is chosen beforehand.
+    """
+
+    def __init__(
+        self, encoder: Encoder, pool: Pool, folder: Path, fixed: float, pictures: dict[str, Measure] | None = None
+    ) -> None:
+        self.encoder, self.pool, self.fixed, self.pictures = encoder, pool, fixed, pictures or {}
+        self.folder = folder / f"{encoder.fingerprint(pool.images)}-{pool.fingerprint}"
+        self.best: float | None = None
+        self._codes: dict[float, np.ndarray] = {}
+
+    def sweep(self, levels: Iterable[float], names: list[str], progress: bool) -> None:
+        """Takes the fixed level and `levels`, each in one pass; `best` is that with the greatest first chooser."""
+        chooser = next((name for name in CHOOSERS if name in names), None)
+        greatest = -np.inf
+        ordered = [self.fixed, *(level for level in levels if level != self.fixed)]
+        for level in tqdm(
+            ordered, desc=f"{self.encoder.name}, seed {self.pool.seed}", unit="level", disable=not progress
+        ):
+            numbers = self.at(level, names)
+            if chooser is not None and numbers[chooser] > greatest:
+                greatest = numbers[chooser]
+                self.best = level
+            self._codes = {k: v for k, v in self._codes.items() if k in (self.fixed, self.best)}
+
+    def at(self, level: float, names: list[str]) -> Numbers:
+        """All numbers of a level: those of the code itself, of its reconstructions, and the scores named."""
+        file = self.folder / f"level-{level:.6f}.json"
+        kept: dict[str, Numbers] = json.loads(file.read_text()) if file.is_file() else {}
+        wanted: dict[str, Callable[[], Numbers]] = {"code": lambda: self._code(level)}
+        if self.encoder.has_scale:
+            wanted |= {"posterior": lambda: self._posterior(level)}
+            wanted |= {name: lambda name=name: self._picture(level, name) for name in ("mse", *self.pictures)}
+        wanted |= {name: lambda name=name: compute(name, Coded(self.pool, self.codes(level))) for name in names}
+        missing = [name for name in wanted if name not in kept]
+        for name in missing:
+            kept[name] = wanted[name]()
+        if missing:
+            write_json(file, kept)
+        return {"level": level} | {key: value for name in wanted for key, value in kept[name].items()}
+
+    def codes(self, level: float) -> np.ndarray:
+        """Codes (N, d) of the whole pool; those of the fixed and the best level are held, with the last ones."""
+        if level not in self._codes:
+            self._codes[level] = self.encoder.codes(self.pool.images, level)
+        return self._codes[level]
+
+    def _code(self, level: float) -> Numbers:
+        codes = self.codes(level)
+        numbers: Numbers = {"dimensions": codes.shape[1], "active_units": metrics.active_units(codes)}
+        if self.encoder.has_scale:
+            sigma = self._sigma(level)
+            numbers |= {
+                "rate": metrics.rate(codes, sigma),
+                "sigma": sigma,
+                "aggregated_kl": float(np.mean(metrics.aggregated_kl(codes, sigma))),
+            }
+        return numbers
+
+    def _posterior(self, level: float) -> Numbers:
+        """Densities on `GRID` of the aggregated posterior of a few latents, the same ones at every level."""
+        latents = np.argsort(-self.codes(self.fixed).var(axis=0), kind="stable")[:CHANNELS]
+        densities = metrics.aggregated_posterior(self.codes(level)[:, latents], self._sigma(level), GRID)
+        return {"latents": latents.tolist(), "densities": np.asarray(densities).round(4).tolist()}
+
+    @torch.no_grad()
+    def _picture(self, level: float, name: str) -> Numbers:
+        """A measure between test images and their reconstructions from a draw of q(z|x;t), mean over both."""
+        model, device = self.encoder.model, self.encoder.device
+        generator = torch.Generator().manual_seed(self.pool.seed)
+        means = torch.from_numpy(self.codes(level)[self.pool.count :][:PICTURES])
+        test, size, total, t = self.pool.test, pass_size(self.encoder.image_shape), 0.0, torch.tensor(level).to(device)
+        for start in range(0, len(means), size):
+            mean = means[start : start + size].reshape(-1, *model.latent_shape).to(device)
+            x_hat = model.decode(mean + model.sigma(t) * randn(mean.shape, mean, generator), t)
+            x = load_images(test, np.arange(start, start + len(mean)), device)
+            measure = self.pictures.get(name, _squared_error)
+            total += float(torch.as_tensor(measure(x, x_hat.clamp(-1, 1) if name != "mse" else x_hat)).sum())
+        value = total / len(means)
+        if name == "mse":  # the greatest error of a pixel is 2
+            return {"mse": value, "psnr": float(10 * np.log10(4 / value))}
+        return {name: value}
+
+    def _sigma(self, level: float) -> float:
+        with torch.no_grad():
+            return float(self.encoder.model.sigma(torch.tensor(level).to(self.encoder.device)))
+
+
+def _squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
+    return (x - x_hat).double().square().flatten(1).mean(dim=1)
