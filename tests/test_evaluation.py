@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def make_pool(seed=0, count=500, test_count=200):
 
 
 def test_codes_that_are_the_factors_score_as_they_should():
-    coded = Coded(make_pool(), make_encoder(factors_in_order).codes(make_pool().images, 0.0))
+    coded = Coded(make_pool(), make_encoder(factors_in_order).codes(make_pool().images, 0.0).mean)
     assert possible(coded.pool) == {name for name, score in SCORES.items() if score.needs != "attributes"}
     numbers = {}
     for name in possible(coded.pool) - {"dci_gbt"}:
@@ -184,7 +185,7 @@ def test_standard_errors_are_over_repetitions():
 def test_pixels_are_the_picture_averaged_to_about_as_many_values_as_the_code():
     encoder = pixel_encoder((3, 8, 8), 10, CPU)
     pool = make_pool()
-    codes = encoder.codes(pool.images, 0.5)
+    codes = encoder.codes(pool.images, 0.5).mean
     assert (encoder.name, codes.shape[1]) == ("pixels, 2x2", 12)
     x = pool.images.images(np.arange(4)).astype(np.float64) / 127.5 - 1
     expected = x.reshape(4, 3, 2, 4, 2, 4).mean((3, 5)).reshape(4, 12)
@@ -220,7 +221,7 @@ def test_a_model_is_an_object_a_maker_of_one_or_a_function(attribute, levels, mo
     monkeypatch.syspath_prepend(__file__.rsplit("/", 1)[0])
     encoder = load_function(f"test_evaluation:{attribute}", (3, 8, 8), CPU)
     assert encoder.has_levels == levels
-    codes = encoder.codes(make_pool().images, 0.5)
+    codes = encoder.codes(make_pool().images, 0.5).mean
     assert codes.shape == (700, 2)
     if attribute == "network":
         assert not encoder.model.function.training
@@ -317,3 +318,33 @@ def test_text_from_outside_is_escaped(written):
     numbers = json.loads(json.dumps(numbers))
     numbers["context"]["data"] = "<script>alert(1)</script>"
     assert "<script>" not in page(numbers, {})
+
+
+class Gaussian:
+    """mean = level times four pixels, sigma = 0.1 + the first pixel's brightness, so of each image its own."""
+
+    latent_shape = (4, 1, 1)
+    config = SimpleNamespace(sigma_from="image")
+
+    def posterior(self, x, t):
+        mean = t[:, None, None, None] * x[:, 0, 4, :4].reshape(-1, 4, 1, 1)
+        return mean, (0.6 + x[:, 0, 4, 4] / 2)[:, None, None, None].expand(mean.shape)
+
+    def encode_mean(self, x, t):
+        return self.posterior(x, t)[0]
+
+    def sigma(self, t):
+        return torch.full_like(t, 0.5)
+
+    def decode(self, z, t):
+        return torch.zeros(len(z), 3, 8, 8)
+
+
+def test_a_noise_scale_of_each_image_is_that_of_the_rate(tmp_path):
+    encoder, pool = Encoder("gaussian", Gaussian(), (3, 8, 8)), make_pool()
+    numbers = Repetition(encoder, pool, tmp_path, 0.5).at(0.5, [])
+    x = torch.from_numpy(pool.images.images(np.arange(len(pool.images)))).float() / 127.5 - 1
+    mean, sigma = Gaussian().posterior(x, torch.full((len(x),), 0.5))
+    kl = (0.5 * (mean**2 + sigma**2 - 1) - sigma.log()).flatten(1).sum(1)
+    assert numbers["rate"] == pytest.approx(float(kl.mean()), rel=1e-5)
+    assert numbers["mse"] == pytest.approx(float(x[pool.count :].square().mean()), rel=1e-5)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,13 @@ from betadiffusion.training.images import load_images, pass_size
 from betadiffusion.training.runs import build_vae, load_config, load_vae
 
 DEAD = 1e-5  # a code that varies by less than this (standard deviation) is rounding, as f(x,1) = 0 is
+
+
+class Codes(NamedTuple):
+    """Means (N, d) and noise scale of posteriors, float32: a number, (N, d), or None where the model has none."""
+
+    mean: np.ndarray
+    sigma: float | np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -39,31 +46,45 @@ class Encoder:
         """Whether the model also has a noise scale and a decoder, and so a rate and a distortion."""
         return all(hasattr(self.model, name) for name in ("sigma", "decode", "latent_shape"))
 
+    @property
+    def has_scale_per_image(self) -> bool:
+        """Whether its noise scale depends on the image too, and not on the level alone."""
+        return getattr(getattr(self.model, "config", None), "sigma_from", "level") == "image"
+
     @torch.no_grad()
     def means(self, x: Tensor, level: float) -> Tensor:
         """encode_mean of x (B,C,H,W) in [-1, 1] at one level."""
-        return self.model.encode_mean(x, torch.full((len(x),), level, device=x.device))
+        return torch.as_tensor(self.model.encode_mean(x, torch.full((len(x),), level, device=x.device)))
 
-    def codes(self, images: ImageSet, level: float, progress: bool = False) -> np.ndarray:
-        """Codes (N, d), float32, of all images at a level; ValueError where the model returns anything else."""
-        size, parts = pass_size(self.image_shape), []
+    @torch.no_grad()
+    def codes(self, images: ImageSet, level: float, progress: bool = False) -> Codes:
+        """The codes of all images at a level; ValueError where the model returns anything else than codes."""
+        size, means, sigmas = pass_size(self.image_shape), [], []
         starts = tqdm(range(0, len(images), size), desc=f"encoding at {level:g}", leave=False, disable=not progress)
         for start in starts:
             indices = np.arange(start, min(start + size, len(images)))
-            codes = torch.as_tensor(self.means(load_images(images, indices, self.device), level))
-            if codes.ndim < 2 or len(codes) != len(indices):
-                raise ValueError(f"{self.name} gives codes of shape {tuple(codes.shape)} for {len(indices)} images")
-            parts.append(codes.float().flatten(1).cpu().numpy())
-        matrix = np.concatenate(parts)
+            x = load_images(images, indices, self.device)
+            if self.has_scale_per_image:
+                mean, sigma = self.model.posterior(x, torch.full((len(x),), level, device=x.device))
+                sigmas.append(sigma.float().flatten(1).cpu().numpy())
+            else:
+                mean = self.means(x, level)
+            if mean.ndim < 2 or len(mean) != len(indices):
+                raise ValueError(f"{self.name} gives codes of shape {tuple(mean.shape)} for {len(indices)} images")
+            means.append(mean.float().flatten(1).cpu().numpy())
+        matrix = np.concatenate(means)
         matrix[:, matrix.std(axis=0) < DEAD] = 0
-        return matrix
+        return Codes(matrix, np.concatenate(sigmas) if sigmas else self._sigma(level))
+
+    def _sigma(self, level: float) -> float | None:
+        return float(self.model.sigma(torch.tensor(level).to(self.device))) if self.has_scale else None
 
     def fingerprint(self, images: ImageSet) -> str:
         """16 hex digits that change with the model and with the first images: of a few codes."""
         x = load_images(images, np.arange(min(8, len(images))), self.device)
         digest = hashlib.sha256(x.cpu().numpy().tobytes())
         for level in (0.25, 0.75) if self.has_levels else (0.0,):
-            digest.update(torch.as_tensor(self.means(x, level)).float().cpu().numpy().tobytes())
+            digest.update(self.means(x, level).float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -130,6 +151,15 @@ def random_encoder(run: Path, seed: int, device: torch.device) -> Encoder:
         torch.manual_seed(seed)
         vae = build_vae(load_config(run), shape)
     return Encoder("random weights", vae.eval().to(device, memory_format=torch.channels_last), shape, device=device)
+
+
+def feature_encoder(encoder: Encoder, name: str) -> Encoder:
+    """What the model's backbone sees before any bottleneck: its features, averaged over the tokens."""
+
+    def pooled(x: Tensor) -> Tensor:
+        return encoder.model.features(x).mean(dim=1)
+
+    return Encoder(name, Function(pooled, takes_level=False), encoder.image_shape, False, encoder.device)
 
 
 def pixel_encoder(image_shape: tuple[int, int, int], dimensions: int, device: torch.device) -> Encoder:

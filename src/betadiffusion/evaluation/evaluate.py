@@ -16,13 +16,14 @@ from betadiffusion import metrics
 from betadiffusion.data import AttributeSet, FactorSet, ImageSet, Subset, load
 from betadiffusion.evaluation.encoders import (
     Encoder,
+    feature_encoder,
     load_function,
     load_run,
     pixel_encoder,
     random_encoder,
 )
 from betadiffusion.evaluation.generation import generation
-from betadiffusion.evaluation.names import CHOOSERS, GENERATION, PICTURES, SCORES, SLOW
+from betadiffusion.evaluation.names import CHOOSERS, CONTROLS, GENERATION, PICTURES, SCORES, SLOW
 from betadiffusion.evaluation.pool import Pool, candidates, draw, trained_on, training_images
 from betadiffusion.evaluation.scores import Numbers, possible
 from betadiffusion.evaluation.summary import summarise
@@ -125,7 +126,7 @@ def evaluate(options: Options, out: Path, progress: bool = True) -> dict[str, An
     """
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
     extractor, measures = make_extractor(options, device), make_measures(options, device)
-    rows: dict[str, list[Numbers]] = {"fixed": [], "best": [], "random weights": [], "pixels": []}
+    rows: dict[str, list[Numbers]] = {name: [] for name in ("fixed", "best", *CONTROLS)}
     by_level: list[list[Numbers]] = []
     single: list[dict[str, Any]] = []
     generated: list[dict[str, Any]] = []
@@ -222,11 +223,14 @@ def level_grid(options: Options) -> list[float]:
 
 
 def controls(subject: Subject, repetition: Repetition, seed: int, device: torch.device) -> dict[str, Encoder]:
-    """What any encoder should beat: its own network with random weights, and pixels."""
+    """What stands beside the model: its network with random weights, pixels, and the features before its bottleneck."""
     dimensions = repetition.at(repetition.fixed, [])["dimensions"]
     others = {"pixels": pixel_encoder(subject.encoder.image_shape, dimensions, device)}
     if subject.run is not None:
         others["random weights"] = random_encoder(subject.run, seed, device)
+    if hasattr(subject.encoder.model, "features"):
+        named = {"features": subject.encoder, "features, random weights": others.get("random weights")}
+        others |= {name: feature_encoder(encoder, name) for name, encoder in named.items() if encoder is not None}
     return others
 
 

@@ -56,6 +56,7 @@ MetricName = Literal[
     "mig", "modularity", "factor_vae", "irs", "sap", "dci", "dci_gbt", "explicitness", "beta_vae", "tad", "knn_probe",
     "linear_probe", "ssim", "lpips", "frechet", "kernel", "precision_recall", "density_coverage",
 ]  # fmt: skip
+CONTROLS = ("features", "random weights", "features, random weights", "pixels")  # rows beside the model's
 CHOOSERS = ("mig", "tad", "knn_probe", "linear_probe")  # the best level is chosen on the first of these
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from betadiffusion.evaluation.names import title
+from betadiffusion.evaluation.names import CONTROLS, title
 from betadiffusion.report.summary import number
 
 Numbers = dict[str, Any]
@@ -46,7 +46,7 @@ def row_titles(numbers: Numbers) -> dict[str, str]:
     elif "best" in rows:
         level = number(rows["best"]["level"]["mean"])
         names["best"] = f"level {level}, best of {len(numbers['levels'])} on {title(chooser)}"
-    names |= {name: name for name in ("random weights", "pixels") if name in rows}
+    names |= {name: name for name in CONTROLS if name in rows}
     return names
 
 

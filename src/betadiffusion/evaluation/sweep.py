@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from betadiffusion import metrics
-from betadiffusion.evaluation.encoders import Encoder
+from betadiffusion.evaluation.encoders import Codes, Encoder
 from betadiffusion.evaluation.names import CHOOSERS
 from betadiffusion.evaluation.pool import Pool
 from betadiffusion.evaluation.scores import Coded, Numbers, compute
@@ -41,7 +41,7 @@ class Repetition:
         self.encoder, self.pool, self.fixed, self.pictures = encoder, pool, fixed, pictures or {}
         self.folder = folder / f"{encoder.fingerprint(pool.images)}-{pool.fingerprint}"
         self.best: float | None = None
-        self._codes: dict[float, np.ndarray] = {}
+        self._codes: dict[float, Codes] = {}
 
     def sweep(self, levels: Iterable[float], names: list[str], progress: bool) -> None:
         """Takes the fixed level and `levels`, each in one pass; `best` is that with the greatest first chooser."""
@@ -65,7 +65,7 @@ class Repetition:
         if self.encoder.has_scale:
             wanted |= {"posterior": lambda: self._posterior(level)}
             wanted |= {name: lambda name=name: self._picture(level, name) for name in ("mse", *self.pictures)}
-        wanted |= {name: lambda name=name: compute(name, Coded(self.pool, self.codes(level))) for name in names}
+        wanted |= {name: lambda name=name: compute(name, Coded(self.pool, self.codes(level).mean)) for name in names}
         missing = [name for name in wanted if name not in kept]
         for name in missing:
             kept[name] = wanted[name]()
@@ -73,28 +73,30 @@ class Repetition:
             write_json(file, kept)
         return {"level": level} | {key: value for name in wanted for key, value in kept[name].items()}
 
-    def codes(self, level: float) -> np.ndarray:
-        """Codes (N, d) of the whole pool; those of the fixed and the best level are held, with the last ones."""
+    def codes(self, level: float) -> Codes:
+        """Codes of the whole pool; those of the fixed and the best level are held, with the last ones."""
         if level not in self._codes:
             self._codes[level] = self.encoder.codes(self.pool.images, level)
         return self._codes[level]
 
     def _code(self, level: float) -> Numbers:
-        codes = self.codes(level)
-        numbers: Numbers = {"dimensions": codes.shape[1], "active_units": metrics.active_units(codes)}
-        if self.encoder.has_scale:
-            sigma = self._sigma(level)
+        mean, sigma = self.codes(level)
+        numbers: Numbers = {"dimensions": mean.shape[1], "active_units": metrics.active_units(mean)}
+        if sigma is not None:
             numbers |= {
-                "rate": metrics.rate(codes, sigma),
-                "sigma": sigma,
-                "aggregated_kl": float(np.mean(metrics.aggregated_kl(codes, sigma))),
+                "rate": metrics.rate(mean, sigma),
+                "sigma": float(np.sqrt(np.mean(np.square(sigma)))),
+                "aggregated_kl": float(np.mean(metrics.aggregated_kl(mean, sigma))),
             }
         return numbers
 
     def _posterior(self, level: float) -> Numbers:
         """Densities on `GRID` of the aggregated posterior of a few latents, the same ones at every level."""
-        latents = np.argsort(-self.codes(self.fixed).var(axis=0), kind="stable")[:CHANNELS]
-        densities = metrics.aggregated_posterior(self.codes(level)[:, latents], self._sigma(level), GRID)
+        latents = np.argsort(-self.codes(self.fixed).mean.var(axis=0), kind="stable")[:CHANNELS]
+        mean, sigma = self.codes(level)
+        if isinstance(sigma, np.ndarray):
+            sigma = sigma[:, latents]
+        densities = metrics.aggregated_posterior(mean[:, latents], sigma, GRID)
         return {"latents": latents.tolist(), "densities": np.asarray(densities).round(4).tolist()}
 
     @torch.no_grad()
@@ -102,22 +104,21 @@ class Repetition:
         """A measure between test images and their reconstructions from a draw of q(z|x;t), mean over both."""
         model, device = self.encoder.model, self.encoder.device
         generator = torch.Generator().manual_seed(self.pool.seed)
-        means = torch.from_numpy(self.codes(level)[self.pool.count :][:PICTURES])
+        mean, sigma = self.codes(level)
+        tested = slice(self.pool.count, self.pool.count + PICTURES)
+        means = torch.from_numpy(mean[tested])
+        sigmas = torch.as_tensor(sigma).expand(mean.shape)[tested]
         test, size, total, t = self.pool.test, pass_size(self.encoder.image_shape), 0.0, torch.tensor(level).to(device)
         for start in range(0, len(means), size):
-            mean = means[start : start + size].reshape(-1, *model.latent_shape).to(device)
-            x_hat = model.decode(mean + model.sigma(t) * randn(mean.shape, mean, generator), t)
-            x = load_images(test, np.arange(start, start + len(mean)), device)
+            f, s = (part[start : start + size].reshape(-1, *model.latent_shape).to(device) for part in (means, sigmas))
+            x_hat = model.decode(f + s * randn(f.shape, f, generator), t)
+            x = load_images(test, np.arange(start, start + len(f)), device)
             measure = self.pictures.get(name, _squared_error)
             total += float(torch.as_tensor(measure(x, x_hat.clamp(-1, 1) if name != "mse" else x_hat)).sum())
         value = total / len(means)
         if name == "mse":  # the greatest error of a pixel is 2
             return {"mse": value, "psnr": float(10 * np.log10(4 / value))}
         return {name: value}
-
-    def _sigma(self, level: float) -> float:
-        with torch.no_grad():
-            return float(self.encoder.model.sigma(torch.tensor(level).to(self.encoder.device)))
 
 
 def _squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
