@@ -148,12 +148,9 @@ def test_methods_are_the_samplers():
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        (
-            "",
-            "a command is missing: demo, train, sample, reconstruct, evaluate, report, data; see betadiffusion --help",
-        ),
+        ("", f"a command is missing: {', '.join(COMMANDS)}; see betadiffusion --help"),
         ("tran", "unknown command 'tran': did you mean 'train'?"),
-        ("xyz", "unknown command 'xyz': the commands are demo, train, sample, reconstruct, evaluate, report, data"),
+        ("xyz", f"unknown command 'xyz': the commands are {', '.join(COMMANDS)}"),
         (
             "train --vae_training.clip_nor 1",
             "unknown option --vae_training.clip_nor on the command line: did you mean --vae_training.clip_norm?",

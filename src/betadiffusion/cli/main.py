@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from betadiffusion import __version__
-from betadiffusion.cli import commands, parsing
+from betadiffusion.cli import commands, features, parsing
 from betadiffusion.training.errors import Interrupted, TrainingError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -19,6 +19,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": commands.sample,
     "reconstruct": commands.reconstruct,
     "evaluate": commands.evaluate,
+    "probe": features.probe,
+    "features": features.features,
     "report": commands.report,
     "data": commands.data,
 }

@@ -1,0 +1,83 @@
+"""`betadiffusion features` and `probe` on a run of untrained models."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from betadiffusion.cli.main import main
+from betadiffusion.data import load
+from betadiffusion.training.runs import load_vae
+from test_evaluate_command import SIZE, make_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(random.integers(0, 255, (20, 20), dtype=np.uint8)).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def test_features_are_the_posterior_means_of_the_images_by_name(run, pictures, tmp_path):
+    out = tmp_path / "f.safetensors"
+    assert main(["features", str(run), str(pictures), "--level", "0.3", "--out", str(out)]) == 0
+    arrays = load_file(out)
+    vae, images = load_vae(run), load(pictures, SIZE, 1)
+    x = torch.from_numpy(images.images(np.arange(12))).float() / 127.5 - 1
+    with torch.no_grad():
+        expected = vae.encode_mean(x, torch.tensor(0.3)).numpy()
+        sigma = float(vae.sigma(torch.tensor(0.3)))
+    np.testing.assert_allclose(arrays["codes"], expected, atol=1e-5)
+    assert arrays["sigma"] == pytest.approx(sigma)
+    with safe_open(out, "numpy") as file:
+        assert json.loads(file.metadata()["names"]) == [f"{i:02d}.png" for i in range(12)]
+
+
+def test_a_beta_names_the_level_that_has_it(run, pictures, tmp_path):
+    schedule = load_vae(run).schedule
+    beta = float(schedule(torch.tensor(0.3, dtype=torch.float64)).kl)
+    paths = tmp_path / "level.npz", tmp_path / "beta.npz"
+    assert main(["features", str(run), str(pictures), "--level", "0.3", "--out", str(paths[0])]) == 0
+    assert main(["features", str(run), str(pictures), "--beta", str(beta), "--out", str(paths[1])]) == 0
+    a, b = (np.load(path, allow_pickle=False) for path in paths)
+    np.testing.assert_allclose(a["codes"], b["codes"], atol=1e-5)
+    assert a["names"].tolist() == [f"{i:02d}.png" for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--level", "0.3", "--beta", "2"], "not both"),
+        (["--level", "1.3"], "--level must be from 0 to 1"),
+        (["--beta", "0.5"], "--beta must be from 1 to 64"),
+        (["--raw"], "no features before its bottleneck"),
+        (["--raw", "--level", "0"], "have no effect with --raw"),
+        (["--out", "codes.txt"], "--out must be a .safetensors or a .npz"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence_and_nothing_is_written(run, pictures, arguments, text, tmp_path, capsys):
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "f.npz")]
+    assert main(["features", str(run), str(pictures), *arguments, *out]) == 2
+    assert text in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_probe_reads_factors_level_by_level(run, tmp_path, capsys):
+    few = ["--count", "120", "--test-count", "60", "--levels", "3"]
+    assert main(["probe", str(run), *few, "--out", str(tmp_path)]) == 0
+    numbers = json.loads((tmp_path / "evaluation.json").read_text())
+    assert [0 <= row["linear_probe"]["mean"] <= 1 for row in numbers["levels"]] == [True] * 3
+    end = numbers["levels"][-1]  # f(x,1) = 0: a guess
+    assert end["linear_probe"]["mean"] < numbers["levels"][0]["linear_probe"]["mean"]
+    assert "pixels" in capsys.readouterr().out
