@@ -1,6 +1,9 @@
 """Prints the tables of docs/evaluation.md from the results of `betadiffusion evaluate`.
 
 python benchmarks/evaluation_table.py docs/results/evaluation-shapes.json [...]
+python benchmarks/evaluation_table.py --keep RUN/evaluation/evaluation.json docs/results/evaluation-NAME.json
+
+--keep writes a small copy of a result, without single repetitions, densities and single latents.
 """
 
 import json
@@ -9,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from betadiffusion.evaluation.page import distance
-from betadiffusion.evaluation.summary import main_table, scalars
+from betadiffusion.evaluation.summary import BY_LATENT, main_table, scalars
 
 
 def text(numbers: dict[str, Any]) -> str:
@@ -35,6 +38,19 @@ def text(numbers: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *(f"- {distance(row)}" for row in numbers["generation"])])
 
 
+def small(numbers: dict[str, Any]) -> dict[str, Any]:
+    """The means and standard errors alone."""
+    kept = {key: value for key, value in numbers.items() if key not in ("repetitions", "grid")}
+    for row in (*kept["levels"], *kept["rows"].values()):
+        for name in BY_LATENT:
+            row.pop(name, None)
+    return kept
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--keep"]:
+        source, target = map(Path, sys.argv[2:])
+        target.write_text(json.dumps(small(json.loads(source.read_text())), indent=None))
+        sys.exit()
     for path in map(Path, sys.argv[1:]):
         print(f"### {path.stem}\n\n{text(json.loads(path.read_text()))}\n")

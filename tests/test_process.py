@@ -98,3 +98,24 @@ def test_noise_follows_the_generator_and_its_dtype_the_tensor():
     a, b = (randn((4, 3), like, torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(a, b)
     assert a.dtype == torch.float64
+
+
+def test_the_objective_prefers_no_axes():
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    rotation = torch.linalg.qr(normal(6, 6)).Q
+    x, decoder, mean, eps = normal(50, 12), normal(6, 12), normal(50, 6), normal(50, 6)
+    s = torch.full((50,), 0.3, dtype=torch.float64)
+
+    def loss(turn, sigma):  # encoder and noise turned, decoder turned back
+        x_hat = (mean @ turn + sigma * (eps @ turn)) @ turn.T @ decoder
+        return multi_beta_objective(x, x_hat, mean @ turn, sigma.expand(50, 6), s, Sinusoidal()(s)).loss
+
+    still = torch.eye(6, dtype=torch.float64)
+    one_scale = torch.tensor(0.3, dtype=torch.float64)
+    torch.testing.assert_close(loss(rotation, one_scale), loss(still, one_scale))
+    by_dimension = torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
+    assert (loss(rotation, by_dimension) - loss(still, by_dimension)).abs().min() > 1e-3  # such scales have axes

@@ -45,7 +45,8 @@ def row_titles(numbers: Numbers) -> dict[str, str]:
         names["fixed"] = "the model"
     elif "best" in rows:
         level = number(rows["best"]["level"]["mean"])
-        names["best"] = f"level {level}, best of {len(numbers['levels'])} on {title(chooser)}"
+        place = f"level {level}" if rows["best"]["level"]["se"] is None else f"level {level} on average"
+        names["best"] = f"best of {len(numbers['levels'])} on {title(chooser)}, {place}"
     names |= {name: name for name in CONTROLS if name in rows}
     return names
 
