@@ -9,11 +9,18 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "BetaDiffusionAutoencoder": "betadiffusion.models.beta_diffusion",
     "MultiBetaVAE": "betadiffusion.models.vae",
     "NonlinearDenoiser": "betadiffusion.models.denoiser",
     "BetaDiffusionPipeline": "betadiffusion.pipelines.pipeline",
 }
-__all__ = ["BetaDiffusionPipeline", "MultiBetaVAE", "NonlinearDenoiser", "__version__"]
+__all__ = [
+    "BetaDiffusionAutoencoder",
+    "BetaDiffusionPipeline",
+    "MultiBetaVAE",
+    "NonlinearDenoiser",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,17 +15,15 @@ class DINOv2:
 
     model: a Hugging Face hub id, such as "facebook/dinov2-large", or a local folder, with the model's configuration,
     weights and preprocessor_config.json, whose size, crop, mean and standard deviation are used; resizing is bicubic,
-    antialiased. Needs the extra `dinov2`. `weights_sha256` is that of the tensors in the order of their names.
-    Raises ImportError without the extra, ValueError where there is no such model.
+    antialiased. `weights_sha256` is that of the tensors in the order of their names.
+    Raises ValueError where there is no such model.
     """
 
     short_name = "DINOv2"
 
     def __init__(self, model: str, batch_size: int = 64, device: torch.device | str = "cpu") -> None:
-        try:
-            from transformers import AutoImageProcessor, AutoModel
-        except ImportError as error:
-            raise ImportError("DINOv2 needs transformers: pip install 'betadiffusion[dinov2]'.") from error
+        from transformers import AutoImageProcessor, AutoModel
+
         try:
             processor = AutoImageProcessor.from_pretrained(model)
             network = AutoModel.from_pretrained(model, use_safetensors=True)

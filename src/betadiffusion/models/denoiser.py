@@ -8,6 +8,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from betadiffusion.nn.dit import LevelDiT
 from betadiffusion.nn.mlp import LevelMLP
 from betadiffusion.nn.preconditioning import Preconditioning
 from betadiffusion.nn.unet import LevelUNet
@@ -23,7 +24,8 @@ class DenoiserOutput(NamedTuple):
 class NonlinearDenoiser(ModelMixin, ConfigMixin):
     """(z_t, t, s) -> (eps, delta); delta = (s - t) velocity, so that a step of any size trains (erratum 4).
 
-    latent_shape is (C,H,W); `architecture` "mlp" (C,1,1) or "unet"; `knots` and `sigma_knots` are the sizes of the
+    latent_shape is (C,H,W); `architecture` "mlp" for (C,1,1), "unet", or "dit" for a square grid of tokens, with heads
+    of `head_dim`, by default 64; `knots` and `sigma_knots` are the sizes of the
     tables of the Gaussian part (`nn.preconditioning`), which `calibrate` fills from data before training.
     Raises ValueError for an architecture that does not exist or that does not fit the latent.
     """
@@ -61,8 +63,14 @@ class NonlinearDenoiser(ModelMixin, ConfigMixin):
                 activation=activation,
                 dropout=dropout,
             )
+        elif architecture == "dit":
+            if height != width_:
+                raise ValueError(f"architecture 'dit' needs a square grid, not {tuple(latent_shape)}")
+            self.network = LevelDiT(
+                latent_channels=latent_channels, width=width, depth=depth, head_dim=head_dim or 64, dropout=dropout
+            )
         else:
-            raise ValueError(f"unknown architecture '{architecture}'; choose mlp or unet")
+            raise ValueError(f"unknown architecture '{architecture}'; choose mlp, unet or dit")
         self.preconditioning = Preconditioning(latent_channels, knots, sigma_knots)
 
     def forward(self, z: Tensor, t: Tensor, s: Tensor) -> DenoiserOutput:

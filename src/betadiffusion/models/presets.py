@@ -1,6 +1,7 @@
-"""Named sets of constructor arguments for `MultiBetaVAE` and `NonlinearDenoiser`, explained in docs/presets.md.
+"""Named sets of constructor arguments for the models, explained in docs/presets.md.
 
-A VAE and a denoiser of the same name fit together. This file imports no torch, so that the command line can read it.
+A VAE and a denoiser of the same name fit together, the denoiser "dit" and beta-Diffusion's "scratch32" and "scratch64".
+This file imports no torch, so that the command line can read it.
 """
 
 import difflib
@@ -29,7 +30,7 @@ class VAEArguments(TypedDict, total=False):
 
 
 class DenoiserArguments(TypedDict, total=False):
-    """Arguments of `NonlinearDenoiser`: `width` and `depth` for the MLP, the four after them for the U-Net."""
+    """Arguments of `NonlinearDenoiser`: `width` and `depth` for MLP and DiT, the four after them for the U-Net."""
 
     latent_shape: tuple[int, int, int]
     architecture: str
@@ -43,6 +44,31 @@ class DenoiserArguments(TypedDict, total=False):
     dropout: float
     knots: int
     sigma_knots: int
+
+
+class BetaDiffusionArguments(TypedDict, total=False):
+    """Arguments of `BetaDiffusionAutoencoder`; where `encoder` is a hub id or a folder, of its `from_encoder`."""
+
+    encoder: dict[str, Any] | str | None
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+    sample_size: int
+    in_channels: int
+    latent_channels: int
+    modulator_depth: int
+    modulator_width: int | None
+    decoder: str
+    decoder_depth: int
+    decoder_width: int | None
+    head_dim: int
+    beta_min: float
+    beta_max: float
+    sigma_from: str
+    sigma_min: float
+    boundary: bool
+    knots: int
+    train_encoder: bool
+    balance: bool
 
 
 VAE_PRESETS: dict[str, VAEArguments] = {
@@ -107,12 +133,72 @@ DENOISER_PRESETS: dict[str, DenoiserArguments] = {
         "attention_resolutions": (),
         "head_dim": 32,
     },
+    "dit": {  # for the tokens of beta-Diffusion
+        "latent_shape": (16, 8, 8),
+        "architecture": "dit",
+        "width": 256,
+        "depth": 6,
+        "head_dim": 64,
+    },
 }
 
-NO_EFFECT: dict[str, tuple[str, ...]] = {  # arguments of another backbone
+
+def _scratch(size: int) -> BetaDiffusionArguments:
+    """A ViT of 6 blocks of width 192 on an 8x8 grid, trained with everything else."""
+    return {
+        "encoder": {
+            "model_type": "vit",
+            "hidden_size": 192,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 3,
+            "intermediate_size": 768,
+            "image_size": size,
+            "patch_size": size // 8,
+        },
+        "sample_size": size,
+        "latent_channels": 16,
+        "modulator_depth": 2,
+        "modulator_width": 128,
+        "decoder": "mlp",
+        "decoder_depth": 2,
+        "train_encoder": True,
+    }
+
+
+def _pretrained(hub_id: str) -> BetaDiffusionArguments:
+    """A frozen encoder from the hub at its own resolution."""
+    return {
+        "encoder": hub_id,
+        "sample_size": 224,
+        "latent_channels": 32,
+        "modulator_depth": 2,
+        "modulator_width": 384,
+        "decoder": "mlp",
+        "decoder_depth": 4,
+        "decoder_width": 768,
+        "train_encoder": False,
+    }
+
+
+BETA_DIFFUSION_PRESETS: dict[str, BetaDiffusionArguments] = {
+    "scratch32": _scratch(32),
+    "scratch64": _scratch(64),
+    "dinov2-s": _pretrained("facebook/dinov2-small"),
+    "dinov2-b": _pretrained("facebook/dinov2-base"),
+    "dinov2-l": _pretrained("facebook/dinov2-large"),
+    "dinov2-s-registers": _pretrained("facebook/dinov2-with-registers-small"),
+    "dinov2-b-registers": _pretrained("facebook/dinov2-with-registers-base"),
+    "dinov2-l-registers": _pretrained("facebook/dinov2-with-registers-large"),
+    "mae-b": _pretrained("facebook/vit-mae-base"),
+    "mae-l": _pretrained("facebook/vit-mae-large"),
+}
+
+NO_EFFECT: dict[str, tuple[str, ...]] = {  # arguments of another design
     "conv": ("layers_per_block", "attention_resolutions", "dropout"),
     "mlp": ("channels", "layers_per_block", "attention_resolutions", "head_dim", "activation"),
     "unet": ("width", "depth"),
+    "dit": ("channels", "layers_per_block", "attention_resolutions", "activation"),
+    "level": ("sigma_min",),
 }
 
 
@@ -121,7 +207,7 @@ def vae_preset(name: str, **overrides: Any) -> dict[str, Any]:
 
     Raises ValueError, naming the nearest, for an unknown preset or argument.
     """
-    return _preset("VAE", VAE_PRESETS, VAEArguments.__annotations__, name, overrides)
+    return _preset("VAE", VAE_PRESETS, VAEArguments.__annotations__, "block", name, overrides)
 
 
 def denoiser_preset(name: str, **overrides: Any) -> dict[str, Any]:
@@ -129,19 +215,30 @@ def denoiser_preset(name: str, **overrides: Any) -> dict[str, Any]:
 
     Raises ValueError, naming the nearest, for an unknown preset or argument.
     """
-    return _preset("denoiser", DENOISER_PRESETS, DenoiserArguments.__annotations__, name, overrides)
+    return _preset("denoiser", DENOISER_PRESETS, DenoiserArguments.__annotations__, "architecture", name, overrides)
+
+
+def beta_diffusion_preset(name: str, **overrides: Any) -> dict[str, Any]:
+    """Arguments of `BetaDiffusionAutoencoder` for the preset `name`, with `overrides` replacing or adding some.
+
+    Where "encoder" is a string they are those of its `from_encoder`, "encoder" the first.
+    Raises ValueError, naming the nearest, for an unknown preset or argument.
+    """
+    known = BetaDiffusionArguments.__annotations__
+    return _preset("beta-Diffusion", BETA_DIFFUSION_PRESETS, known, "sigma_from", name, overrides)
 
 
 def _preset(
     kind: str,
     presets: Mapping[str, Mapping[str, Any]],
     arguments: Collection[str],
+    design_argument: str,
     name: str,
     overrides: dict[str, Any],
 ) -> dict[str, Any]:
     _check(f"{kind} preset", name, presets)
     merged = {**presets[name], **overrides}
-    design = merged["block"] if kind == "VAE" else merged["architecture"]
+    design = merged.get(design_argument, "")
     for key in overrides:
         _check(f"{kind} argument", key, arguments)
         if key in NO_EFFECT.get(design, ()):

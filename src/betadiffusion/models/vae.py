@@ -18,7 +18,8 @@ from betadiffusion.schedules import Schedule, make_schedule
 
 
 class VAEOutput(NamedTuple):
-    """One pass at levels t (B,): images (B,C,H,W), mean shaped like the latent, sigma and pixel_sigma (B,)."""
+    """One pass at levels t (B,): images (B,C,H,W), mean shaped like the latent, sigma (B,) or like the mean,
+    pixel_sigma (B,)."""
 
     x_hat: Tensor
     mean: Tensor
@@ -110,10 +111,14 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
         # f(x,1) = 0 by construction
         return mean * expand_as((math.pi / 2 * t).cos(), mean) if self.config.boundary else mean
 
+    def posterior(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and sigma of q(z|x;t), both shaped like the latent: arguments as in `encode_mean`."""
+        mean = self.encode_mean(x, t)
+        return mean, expand_as(self.sigma(self._levels(t, len(x))), mean).expand_as(mean)
+
     def encode_sample(self, x: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """z_t = f(x,t) + sigma(t) eps, eps drawn from `generator`: arguments as in `encode_mean`."""
-        mean = self.encode_mean(x, t)
-        sigma = expand_as(self.sigma(self._levels(t, len(x))), mean)
+        mean, sigma = self.posterior(x, t)
         return mean + sigma * randn(mean.shape, mean, generator)
 
     def decode(self, z: Tensor, t: Tensor) -> Tensor:

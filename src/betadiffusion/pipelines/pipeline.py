@@ -13,6 +13,7 @@ from torch import Tensor
 from betadiffusion import levels as spacings
 from betadiffusion import samplers
 from betadiffusion.gaussian import randn
+from betadiffusion.models.beta_diffusion import BetaDiffusionAutoencoder
 from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.models.vae import MultiBetaVAE
 
@@ -27,7 +28,7 @@ class ImagesOutput(BaseOutput):
 
 
 class BetaDiffusionPipeline(DiffusionPipeline):
-    """A multi-beta VAE and the denoiser that walks between its levels.
+    """A multi-beta VAE, or a beta-Diffusion autoencoder, and the denoiser that walks between its levels.
 
     Images go in as PIL images, as uint8 (B,C,H,W), or as floats (B,C,H,W) in [0, 1], of the VAE's own size and
     channels; they come out as PIL images, or with output_type="pt" as floats (B,C,H,W) in [0, 1].
@@ -35,7 +36,7 @@ class BetaDiffusionPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "denoiser->vae"
 
-    def __init__(self, vae: MultiBetaVAE, denoiser: NonlinearDenoiser) -> None:
+    def __init__(self, vae: MultiBetaVAE | BetaDiffusionAutoencoder, denoiser: NonlinearDenoiser) -> None:
         super().__init__()
         self.register_modules(vae=vae, denoiser=denoiser)
         self.set_progress_bar_config(disable=True)
