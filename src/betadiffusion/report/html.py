@@ -21,7 +21,7 @@ img { display: block; max-width: 100%; height: auto; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th { color: var(--quiet); font-weight: 600; }
+th { color: var(--quiet); font-weight: 600; white-space: normal; vertical-align: bottom; max-width: 11rem; }
 th:first-child, td:first-child { text-align: left; }
 .pairs td { text-align: left; white-space: normal; vertical-align: top; }
 .pairs td:first-child { color: var(--quiet); min-width: 11rem; }
