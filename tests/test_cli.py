@@ -207,7 +207,7 @@ def test_a_slip_is_one_sentence(argv, text, call, monkeypatch):
          "'learning_rate'?"),
         ("clip_norm: 1", "c.yaml, line 1: unknown key 'clip_norm': did you mean 'vae_training.clip_norm' or "
          "'diffusion_training.clip_norm'?"),
-        ("cache:\n  zzz: 1", "c.yaml, line 2: unknown key 'cache.zzz': choose from levels, limit_gb, "
+        ("cache:\n  zzz: 1", "c.yaml, line 2: unknown key 'cache.zzz': choose from features, levels, limit_gb, "
          "tolerance"),
         ("seed: 1\nout: a\nseed: 2", "c.yaml, line 3: the key 'seed' is already on line 1"),
         ("seed: 1\ncache:\n  levels: few", "c.yaml, line 3: cache.levels must be a whole number, not 'few'"),

@@ -8,10 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from betadiffusion.models.presets import denoiser_preset, vae_preset
-from betadiffusion.training.config import RunConfig, chosen
+from betadiffusion.models.presets import beta_diffusion_preset, denoiser_preset, vae_preset
+from betadiffusion.training.config import RunConfig, autoencoder, chosen, denoiser_name
 
-MAY_BE_ZERO = {"seed", "dropout", "adam_betas", "weight_decay", "warmup_images", "levels", "limit_gb"}
+MAY_BE_ZERO = {
+    "seed", "dropout", "adam_betas", "weight_decay", "warmup_images", "levels", "limit_gb", "values", "l1", "lpips",
+    "adversarial", "start_images", "kl_warmup_images",
+}  # fmt: skip
 BELOW = {"dropout": 1, "adam_betas": 1, "seed": 2**63}
 STAGES = ["vae", "diffusion", "report"]
 
@@ -83,6 +86,10 @@ def _combinations(config: RunConfig) -> Iterator[str]:
     low, high = config.vae.beta_min or 1.0, config.vae.beta_max
     if high is not None and low >= high:
         yield f"vae.beta_min {low:g} must be below vae.beta_max {high:g}"
+    if config.levels.distribution == "grid" and bool(config.levels.betas) == bool(config.levels.values):
+        yield "levels.distribution 'grid' needs either levels.betas or levels.values"
+    if config.perceptual.lpips and not config.perceptual.lpips_weights:
+        yield "perceptual.lpips needs perceptual.lpips_weights: a .safetensors or a hub id"
     for tracker in config.trackers:
         if find_spec(tracker) is None:
             yield f"trackers names {tracker!r}, which is not installed: pip install 'betadiffusion[{tracker}]'"
@@ -90,21 +97,33 @@ def _combinations(config: RunConfig) -> Iterator[str]:
 
 def _unread(config: RunConfig) -> Iterator[str]:
     """Keys that were set and that nothing would read; those of another preset's networks the presets refuse."""
-    vae = vae_preset(config.vae.preset, **chosen(config.vae))
-    name = config.denoiser.preset or config.vae.preset
-    denoiser = denoiser_preset(name, **chosen(config.denoiser))
-    if (vae["block"] == "conv") != (denoiser["architecture"] == "mlp"):
-        yield f"denoiser.preset {name!r} does not fit the latents of vae.preset {config.vae.preset!r}"
-    cache = ["cache.limit_gb", "cache.tolerance"]
-    rules = [
-        (vae.get("schedule") != "log_beta", ["vae.beta_min", "vae.beta_max"], "unless vae.schedule is 'log_beta'"),
-        (config.cache.levels == 0, cache, "with cache.levels 0, which is no cache"),
-        (True, ["diffusion_training.curve_rate"], "since the VAE and its curves are frozen in that stage"),
-    ]
     values, defaults = flat(config), flat(RunConfig())
+    ours, name, multi_beta = autoencoder(config), denoiser_name(config), config.model == "multi_beta_vae"
+    denoiser = denoiser_preset(name, **chosen(config.denoiser))
+    arguments = (vae_preset if multi_beta else beta_diffusion_preset)(ours.preset, **chosen(ours))
+    if (arguments.get("block") == "conv") != (denoiser["architecture"] == "mlp"):
+        section = "vae" if multi_beta else "beta_diffusion"
+        yield f"denoiser.preset {name!r} does not fit the latents of {section}.preset {ours.preset!r}"
+    frozen = not multi_beta and not arguments["train_encoder"]
+    cached = config.cache.levels > 0 or (frozen and config.cache.features)
+    other = [key for key in values if key.startswith("beta_diffusion." if multi_beta else "vae.")]
+    grid, sharper = config.levels.distribution == "grid", config.perceptual
+    linear = multi_beta and arguments.get("schedule") != "log_beta"
+    rules = [
+        (True, other, f"with model {config.model!r}"),
+        (linear, ["vae.beta_min", "vae.beta_max"], "unless vae.schedule is 'log_beta'"),
+        (not frozen, ["cache.features"], "unless the encoder is frozen (beta_diffusion.train_encoder false)"),
+        (frozen, ["vae_training.encoder_rate"], "since the encoder is frozen (beta_diffusion.train_encoder false)"),
+        (config.cache.levels == 0, ["cache.tolerance"], "with cache.levels 0, which is no cache"),
+        (not cached, ["cache.limit_gb"], "with cache.levels 0, which is no cache"),
+        (not grid, ["levels.betas", "levels.values"], "unless levels.distribution is 'grid'"),
+        (not sharper.lpips, ["perceptual.lpips_weights"], "with perceptual.lpips 0"),
+        (not sharper.adversarial, ["perceptual.start_images", "perceptual.channels"], "with perceptual.adversarial 0"),
+        (True, ["diffusion_training.encoder_rate", "diffusion_training.curve_rate"], "with the VAE frozen then"),
+    ]
     for applies, keys, why in rules:
         for key in keys:
-            if applies and key in values and values[key] != defaults[key]:
+            if applies and values[key] != defaults[key]:
                 yield f"{key} has no effect {why}: leave it out"
 
 

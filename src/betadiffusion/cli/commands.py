@@ -318,12 +318,14 @@ def _build_on_meta(config: RunConfig) -> None:
     """Builds both models without memory, so that sizes that do not fit are refused before training, not after."""
     import torch
 
-    from betadiffusion.models.presets import vae_preset
-    from betadiffusion.training.runs import build_denoiser, build_vae
+    from betadiffusion.training.level_draws import LevelDraw
+    from betadiffusion.training.models import build_denoiser, build_vae, image_size
 
-    size = config.data.size or vae_preset(config.vae.preset)["sample_size"]
+    size = image_size(config)
     with torch.device("meta"):
-        build_denoiser(config, build_vae(config, (config.data.channels or 3, size, size)))
+        vae = build_vae(config, (config.data.channels or 3, size, size), pretrained=False)
+        build_denoiser(config, vae)
+    LevelDraw(config.levels, vae.schedule)
 
 
 def _require_pipeline(run: Path) -> None:

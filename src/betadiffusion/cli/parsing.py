@@ -32,7 +32,7 @@ def parse(name: str, command: Callable[..., None], argv: list[str]) -> dict[str,
 
     Raises ValueError, in one sentence that names key and place, for whatever does not fit; SystemExit for --help.
     """
-    argv = [_long(argument, SHORT.get(name, {})) for argument in argv]
+    argv = _files_first([_long(argument, SHORT.get(name, {})) for argument in argv])
     parser, keys = make_parser(name, command)
     for before, argument in zip(["", *argv], argv, strict=False):
         if before == "--config" or argument.startswith("--config="):
@@ -134,6 +134,15 @@ def _hint(name: str, siblings: Iterable[str], every: Iterable[str]) -> str:
     if near:
         return f"did you mean {' or '.join(map(repr, near))}?"
     return f"choose from {', '.join(sorted(siblings))}"
+
+
+def _files_first(argv: list[str]) -> list[str]:
+    """The same options with --config before all others, which win over the file wherever it stands."""
+
+    def later(i: int) -> bool:
+        return not (argv[i] == "--config" or argv[i].startswith("--config=") or (i > 0 and argv[i - 1] == "--config"))
+
+    return [argv[i] for i in sorted(range(len(argv)), key=later)]
 
 
 def _long(argument: str, short: dict[str, str]) -> str:

@@ -149,7 +149,7 @@ def random_encoder(run: Path, seed: int, device: torch.device) -> Encoder:
     shape = load_vae(run).image_shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae = build_vae(load_config(run), shape)
+        vae = build_vae(load_config(run), shape, pretrained=False)
     return Encoder("random weights", vae.eval().to(device, memory_format=torch.channels_last), shape, device=device)
 
 

@@ -7,6 +7,7 @@ the number of images seen.
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,21 @@ from torch import Tensor, nn
 STATE = "state.json"
 
 
-def save(
-    folder: Path, images: int, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
-) -> Path:
-    """Writes folder/000000012800 with all that training holds: weights, averaged weights, optimiser, `state` (JSON)."""
+Parts = Mapping[str, nn.Module | torch.optim.Optimizer]
+
+
+def save(folder: Path, images: int, parts: Parts, state: dict[str, Any]) -> Path:
+    """Writes folder/000000012800 with all that training holds: NAME.safetensors for each part, `state` (JSON)."""
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"{images:012d}"
     partial = folder / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    save_file(_tensors(model.state_dict()), partial / "model.safetensors")
-    save_file(_tensors(ema.state_dict()), partial / "ema.safetensors")
-    moments = {f"{i}.{k}": v for i, s in optimizer.state_dict()["state"].items() for k, v in s.items()}
-    save_file(_tensors(moments), partial / "optimizer.safetensors")
+    for name, part in parts.items():
+        tensors = part.state_dict()
+        if isinstance(part, torch.optim.Optimizer):
+            tensors = {f"{i}.{k}": v for i, s in tensors["state"].items() for k, v in s.items()}
+        save_file(_tensors(tensors), partial / f"{name}.safetensors")
     (partial / STATE).write_text(json.dumps(state | {"images": images}, indent=1))
     for file in partial.iterdir():
         with file.open("rb") as handle:
@@ -40,23 +43,14 @@ def save(
     return final
 
 
-def load(
-    checkpoint: Path, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer | None = None
-) -> dict[str, Any]:
-    """Puts a checkpoint back into its objects and returns its state; the optimiser may be left out."""
-    model.load_state_dict(load_file(checkpoint / "model.safetensors"))
-    ema.load_state_dict(load_file(checkpoint / "ema.safetensors"))
-    if optimizer is not None:
-        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in load_file(checkpoint / "optimizer.safetensors").items():
-            number, name = key.split(".", 1)
-            weight = weights[int(number)]
-            if value.shape == weight.shape:
-                # laid out in memory like its weight: the fused AdamW walks both as they lie
-                value = torch.empty_like(weight, dtype=value.dtype, requires_grad=False).copy_(value)
-            moments.setdefault(int(number), {})[name] = value
-        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+def load(checkpoint: Path, parts: Parts) -> dict[str, Any]:
+    """Puts a checkpoint back into its parts and returns its state."""
+    for name, part in parts.items():
+        tensors = load_file(checkpoint / f"{name}.safetensors")
+        if isinstance(part, torch.optim.Optimizer):
+            _load_moments(part, tensors)
+        else:
+            part.load_state_dict(tensors)
     return read_state(checkpoint)
 
 
@@ -77,6 +71,19 @@ def keep_only(folder: Path, count: int, up_to: Path) -> None:
     for path in folder.iterdir():
         if path not in whole[-count:]:
             shutil.rmtree(path)
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, name = key.split(".", 1)
+        weight = weights[int(number)]
+        if value.shape == weight.shape:
+            # laid out in memory like its weight: the fused AdamW walks both as they lie
+            value = torch.empty_like(weight, dtype=value.dtype, requires_grad=False).copy_(value)
+        moments.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:

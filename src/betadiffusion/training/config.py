@@ -7,6 +7,11 @@ from typing import Any, Literal
 Precision = Literal["auto", "fp32", "bf16"]
 Tracker = Literal["tensorboard", "wandb"]
 Stage = Literal["vae", "diffusion", "report"]
+BetaDiffusionPreset = Literal[
+    "scratch32", "scratch64", "dinov2-s", "dinov2-b", "dinov2-l", "dinov2-s-registers", "dinov2-b-registers",
+    "dinov2-l-registers", "mae-b", "mae-l",
+]  # fmt: skip
+Model = Literal["multi_beta_vae", "beta_diffusion"]
 
 
 @dataclass
@@ -65,22 +70,100 @@ class VAEConfig:
 
 
 @dataclass
+class BetaDiffusionConfig:
+    """beta-Diffusion: a preset, and what to change in it (None: as the preset has it).
+
+    Args:
+        preset: "scratch32" or "scratch64", a small ViT trained with the rest, or a frozen encoder from the hub:
+            "dinov2-s", "-b" or "-l", each also with "-registers", "mae-b" or "mae-l".
+        encoder: a pretrained ViT, DeiT, DINOv2 or MAE instead of the preset's, a hub id or a local folder.
+        latent_channels: dimensions of the latent of each token.
+        modulator_depth: DiT blocks of the modulator.
+        decoder: "mlp" (token by token) or "attention".
+        decoder_depth: blocks of the decoder.
+        decoder_width: width of the decoder.
+        beta_min: least beta, at level 0.
+        beta_max: greatest beta, at level 1.
+        sigma_from: sigma of the posterior from the "image" and the level, or from the "level" alone.
+        boundary: f(x,1) = 0 and sigma(1) = 1 by construction; with sigma_from "level".
+        train_encoder: train the encoder too, at vae_training.encoder_rate; else it is frozen.
+        balance: divide the KL's weight by 2 s(t)^2, so that gradients have one scale over beta.
+    """
+
+    preset: BetaDiffusionPreset = "scratch32"
+    encoder: str | None = None
+    latent_channels: int | None = None
+    modulator_depth: int | None = None
+    decoder: Literal["mlp", "attention"] | None = None
+    decoder_depth: int | None = None
+    decoder_width: int | None = None
+    beta_min: float | None = None
+    beta_max: float | None = None
+    sigma_from: Literal["image", "level"] | None = None
+    boundary: bool | None = None
+    train_encoder: bool | None = None
+    balance: bool | None = None
+
+
+@dataclass
+class LevelsConfig:
+    """How stage "vae" draws the level of each image, and how soon the KL counts.
+
+    Args:
+        distribution: "stratified", uniform in the level, which for a log_beta schedule is log-uniform in beta;
+            "uniform_beta", uniform in beta between the least and the greatest of a log_beta schedule; "grid", equal
+            shares of the few values below. In a batch the levels are spread evenly over the distribution.
+        betas: the grid, as values of beta of a log_beta schedule.
+        values: the grid, as levels from 0 to 1.
+        kl_warmup_images: images over which the KL's weight rises from 0 to the schedule's; without it a decoder that
+            has not learned yet may lose the latent for good at every level.
+    """
+
+    distribution: Literal["stratified", "uniform_beta", "grid"] = "stratified"
+    betas: list[float] | None = None
+    values: list[float] | None = None
+    kl_warmup_images: int = 0
+
+
+@dataclass
+class PerceptualConfig:
+    """Terms of stage "vae" beside Eq. 4 per pixel, for sharper pictures; 0 leaves one out.
+
+    Args:
+        l1: weight of the mean absolute error of a pixel.
+        lpips: weight of the LPIPS distance.
+        lpips_weights: its weights, a .safetensors or a hub id.
+        adversarial: weight of the hinge loss of a patch discriminator, on top of the adaptive weight.
+        start_images: images after which discriminator and adversarial term set in.
+        channels: channels of the discriminator's first layer.
+    """
+
+    l1: float = 0.0
+    lpips: float = 0.0
+    lpips_weights: str | None = None
+    adversarial: float = 0.0
+    start_images: int = 0
+    channels: int = 64
+
+
+@dataclass
 class DenoiserConfig:
     """The denoiser: a preset, and what to change in it (None: as the preset has it).
 
     Args:
-        preset: "demo" or "toy" (MLP), "celeba64" (Table 5) or "ldm256" (Table 6); None for the VAE's.
-        width: hidden width of the MLP.
-        depth: residual blocks of the MLP.
+        preset: "demo" or "toy" (MLP), "celeba64" (Table 5), "ldm256" (Table 6) or "dit" (tokens); None for what
+            fits the autoencoder.
+        width: hidden width of the MLP or the DiT.
+        depth: blocks of the MLP or the DiT.
         channels: channels of each resolution of the U-Net.
         layers_per_block: residual blocks of each resolution of the U-Net.
         attention_resolutions: sides of the latent grid with attention in the U-Net.
-        head_dim: channels of an attention head.
+        head_dim: channels of an attention head (U-Net, DiT).
         activation: "silu" or "sigmoid" (U-Net).
         dropout: share dropped in blocks.
     """
 
-    preset: Literal["demo", "toy", "celeba64", "ldm256"] | None = None
+    preset: Literal["demo", "toy", "celeba64", "ldm256", "dit"] | None = None
     width: int | None = None
     depth: int | None = None
     channels: list[int] | None = None
@@ -100,6 +183,7 @@ class OptimisationConfig:
         batch_size: images of one optimiser step, over all processes.
         accumulation: parts a process computes its share of a batch in; the result is the same, the memory smaller.
         learning_rate: peak rate of AdamW, reached after warm-up and let down to 0 by a cosine.
+        encoder_rate: rate of the encoder, as a multiple of learning_rate.
         curve_rate: rate of the learned curves sigma(t) and s(t), as a multiple of learning_rate.
         adam_betas: decay of AdamW's two moments.
         weight_decay: AdamW's, for the networks; the curves have none.
@@ -115,6 +199,7 @@ class OptimisationConfig:
     batch_size: int = 128
     accumulation: int = 1
     learning_rate: float = 2e-3
+    encoder_rate: float = 1.0
     curve_rate: float = 10.0
     adam_betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
@@ -128,14 +213,16 @@ class OptimisationConfig:
 
 @dataclass
 class CacheConfig:
-    """Cache of the encoder's means on a grid of levels, for stage "diffusion".
+    """Caches on disk: of a frozen ViT's features for stage "vae", of means on a grid of levels for stage "diffusion".
 
     Args:
-        levels: levels of the grid, evenly spaced; 0 for no cache: encode at every step.
-        limit_gb: most that the cache may take on disk; a larger one is not built, and every step encodes.
-        tolerance: greatest error of an interpolated mean, rms in units of sigma(t), before the cache is refused.
+        features: keep the features of all training images, float16, where the encoder is frozen.
+        levels: levels of the grid of means, evenly spaced; 0 for none: encode at every step.
+        limit_gb: most that each cache may take on disk; a larger one is not built, and every step encodes.
+        tolerance: greatest error of an interpolated mean, rms in units of sigma(t), before the means are refused.
     """
 
+    features: bool = True
     levels: int = 25
     limit_gb: float = 50.0
     tolerance: float = 0.25
@@ -168,15 +255,19 @@ def _diffusion_defaults() -> OptimisationConfig:
 
 @dataclass
 class RunConfig:
-    """A whole run: data, both models, both stages of training, the report.
+    """A whole run: data, models, both stages of training, the report.
 
     Args:
+        model: the autoencoder: "multi_beta_vae" or "beta_diffusion".
         data: which images.
         vae: the multi-beta VAE.
+        beta_diffusion: beta-Diffusion.
         denoiser: the denoiser between levels.
+        levels: how stage "vae" draws levels, and how soon the KL counts.
+        perceptual: terms of stage "vae" beside Eq. 4.
         vae_training: optimisation of stage "vae".
         diffusion_training: optimisation of stage "diffusion", with the VAE frozen.
-        cache: cache of latents for stage "diffusion".
+        cache: caches of features and latents.
         report: what the report measures.
         stages: which stages to run, in this order.
         seed: of everything random.
@@ -187,9 +278,13 @@ class RunConfig:
         resume: "auto" goes on from the newest checkpoint in `out`, "never" starts again, or a checkpoint's folder.
     """
 
+    model: Model = "multi_beta_vae"
     data: DataConfig = field(default_factory=DataConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
+    beta_diffusion: BetaDiffusionConfig = field(default_factory=BetaDiffusionConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    levels: LevelsConfig = field(default_factory=LevelsConfig)
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     vae_training: OptimisationConfig = field(default_factory=OptimisationConfig)
     diffusion_training: OptimisationConfig = field(default_factory=_diffusion_defaults)
     cache: CacheConfig = field(default_factory=CacheConfig)
@@ -203,6 +298,16 @@ class RunConfig:
     resume: str = "auto"
 
 
-def chosen(config: VAEConfig | DenoiserConfig) -> dict[str, Any]:
+def autoencoder(config: RunConfig) -> VAEConfig | BetaDiffusionConfig:
+    """The section of the autoencoder that a run trains."""
+    return config.vae if config.model == "multi_beta_vae" else config.beta_diffusion
+
+
+def denoiser_name(config: RunConfig) -> str:
+    """The preset of the denoiser of a run: the configured one, or that which fits the autoencoder."""
+    return config.denoiser.preset or (config.vae.preset if config.model == "multi_beta_vae" else "dit")
+
+
+def chosen(config: VAEConfig | BetaDiffusionConfig | DenoiserConfig) -> dict[str, Any]:
     """The fields that override the preset: those that are not None."""
     return {k: v for k, v in dataclasses.asdict(config).items() if k != "preset" and v is not None}

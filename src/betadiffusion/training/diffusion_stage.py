@@ -10,14 +10,15 @@ from betadiffusion.data import ImageSet
 from betadiffusion.gaussian import expand_as
 from betadiffusion.levels import uniform
 from betadiffusion.models.denoiser import NonlinearDenoiser
-from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.objectives import denoising_loss
 from betadiffusion.process import diffuse
 from betadiffusion.samplers import sample
 from betadiffusion.training.images import load_images, pass_size
 from betadiffusion.training.latent_cache import LatentCache
+from betadiffusion.training.level_draws import spread_levels
+from betadiffusion.training.models import Autoencoder, mean_of, seen
 from betadiffusion.training.pictures import save_grid
-from betadiffusion.training.vae_stage import PICTURES, VALIDATION_IMAGES, spread_levels
+from betadiffusion.training.vae_stage import PICTURES, VALIDATION_IMAGES
 
 CALIBRATION_IMAGES, LEAST_CALIBRATION_IMAGES = 2_000, 64
 VALIDATION_REPEATS = 8  # levels and noises per held-out image
@@ -33,7 +34,7 @@ class DiffusionStage:
     def __init__(
         self,
         model: NonlinearDenoiser,
-        vae: MultiBetaVAE,
+        vae: Autoencoder,
         train: ImageSet,
         held_out: ImageSet,
         cache: LatentCache | None,
@@ -104,10 +105,11 @@ class DiffusionStage:
 
 
 @torch.no_grad()
-def encode_with_velocity(vae: MultiBetaVAE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def encode_with_velocity(vae: Autoencoder, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """f(x,t) and df/dt at levels t (B,), by central differences: two passes of the encoder."""
     centre = t.clamp(HALF_STEP, 1 - HALF_STEP)
     levels = torch.cat([centre - HALF_STEP, centre + HALF_STEP])
-    before, after = vae.encode_mean(torch.cat([x, x]), levels).chunk(2)
+    given = seen(vae, x)
+    before, after = mean_of(vae, torch.cat([given, given]), levels).chunk(2)
     velocity = (after - before) / (2 * HALF_STEP)
     return (before + after) / 2 + expand_as(t - centre, x) * velocity, velocity

@@ -4,25 +4,27 @@ out/config.yaml   out/vae/   out/diffusion/   out/pipeline/
 """
 
 import dataclasses
+import netrc
+import os
+import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jsonargparse
 import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
-from diffusers.configuration_utils import ConfigMixin
 
 from betadiffusion.data import DataError, Subset, load, split
-from betadiffusion.models.denoiser import NonlinearDenoiser
-from betadiffusion.models.presets import VAE_PRESETS, denoiser_preset, vae_preset
-from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
-from betadiffusion.training.config import DataConfig, OptimisationConfig, RunConfig, chosen
+from betadiffusion.training.config import DataConfig, OptimisationConfig, RunConfig
 from betadiffusion.training.diffusion_stage import DiffusionStage
+from betadiffusion.training.feature_cache import FeatureCache
 from betadiffusion.training.files import write_folder, write_text
 from betadiffusion.training.latent_cache import LatentCache
+from betadiffusion.training.models import Autoencoder, build_denoiser, build_vae, image_size, load_vae, settings
 from betadiffusion.training.trainer import Stage, Trainer
 from betadiffusion.training.vae_stage import VAEStage
 
@@ -37,17 +39,23 @@ def run(config: RunConfig) -> Path:
     """
     out = Path(config.out)
     accelerator = make_accelerator(config)
-    size = config.data.size or VAE_PRESETS[config.vae.preset]["sample_size"]
     with accelerator.main_process_first():
-        train, held_out = load_split(config.data, size, config.seed)
+        train, held_out = load_split(config.data, image_size(config), config.seed)
     torch.manual_seed(config.seed)  # initial weights
     vae = build_vae(config, train.image_shape)
     if "vae" in config.stages:
-        stage = VAEStage(vae, train, held_out, accelerator.device)
-        trained = _fit(stage, config.vae_training, config, accelerator, {"vae": settings(vae)})
+        features = make_feature_cache(config, vae.to(accelerator.device), train, accelerator)
+        stage = VAEStage(vae, train, held_out, accelerator.device, config.levels, config.perceptual, features)
+        identity = {
+            "vae": settings(vae), "levels": config.levels, "perceptual": config.perceptual,
+            "cache": {"features": features is not None},
+        }  # fmt: skip
+        trained = _fit(stage, config.vae_training, config, accelerator, identity)
         if accelerator.is_main_process:
+            stage.calibrate(trained)
             write_folder(out / "vae" / "model", trained.save_pretrained)
     if "diffusion" in config.stages:
+        accelerator.wait_for_everyone()  # until the main process has written the VAE
         vae = load_vae(out)
         denoiser = build_denoiser(config, vae)
         cache = make_cache(config, vae.to(accelerator.device), train, accelerator)
@@ -91,36 +99,24 @@ def split_indices(n: int, data: DataConfig, seed: int) -> tuple[np.ndarray, np.n
     return train if data.limit is None else train[: max(1, data.limit - len(held_out))], held_out
 
 
-def build_vae(config: RunConfig, image_shape: tuple[int, int, int]) -> MultiBetaVAE:
-    """The VAE that a run's configuration asks for, untrained, for images (C, H, W)."""
-    channels, size, _ = image_shape
-    return MultiBetaVAE(**vae_preset(config.vae.preset, **chosen(config.vae), in_channels=channels, sample_size=size))
+def make_feature_cache(
+    config: RunConfig, vae: Autoencoder, train: Subset, accelerator: Accelerator
+) -> FeatureCache | None:
+    """The features of all training images under a frozen encoder; None where it is trained, or they are too many."""
+    if config.model != "beta_diffusion" or vae.config.train_encoder or not config.cache.features:
+        return None
+    size = FeatureCache.gigabytes(vae, len(train))
+    if size > config.cache.limit_gb:
+        accelerator.print(f"no feature cache: {size:.1f} GB exceed cache.limit_gb {config.cache.limit_gb:g}")
+        return None
+    folder = Path(config.out) / "vae" / "features"
+    with accelerator.main_process_first():
+        cache = FeatureCache.build(vae, train, folder, quiet=not accelerator.is_main_process)
+    accelerator.print(f"feature cache: {size:.2f} GB, the encoder runs once per image")
+    return cache
 
 
-def build_denoiser(config: RunConfig, vae: MultiBetaVAE) -> NonlinearDenoiser:
-    """The denoiser that a run's configuration asks for, untrained, between the levels of `vae`."""
-    preset = config.denoiser.preset or config.vae.preset
-    return NonlinearDenoiser(
-        **denoiser_preset(
-            preset, **chosen(config.denoiser), latent_shape=vae.latent_shape, sigma_knots=vae.config.knots
-        )
-    )
-
-
-def load_vae(run_folder: Path) -> MultiBetaVAE:
-    """The trained VAE of a run; ValueError where stage "vae" has not been finished there."""
-    folder = run_folder / "vae" / "model"
-    if not folder.is_dir():
-        raise ValueError(f"{run_folder} has no trained VAE yet: run stage 'vae' there first")
-    return MultiBetaVAE.from_pretrained(folder)
-
-
-def settings(model: ConfigMixin) -> dict[str, Any]:
-    """The constructor arguments of a model, without what diffusers notes beside them."""
-    return {key: value for key, value in model.config.items() if not key.startswith("_")}
-
-
-def make_cache(config: RunConfig, vae: MultiBetaVAE, train: Subset, accelerator: Accelerator) -> LatentCache | None:
+def make_cache(config: RunConfig, vae: Autoencoder, train: Subset, accelerator: Accelerator) -> LatentCache | None:
     """The latent cache, checked against exact encoding; None where it is off, too large or not exact enough."""
     knots = config.cache.levels
     if not knots:
@@ -146,13 +142,31 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         precision = "bf16" if has_bf16(config.cpu) else "fp32"
     accelerator = Accelerator(
         cpu=config.cpu, mixed_precision="no" if precision == "fp32" else precision,
-        log_with=list(config.trackers) or None, project_dir=config.out,
+        log_with=list(dict.fromkeys(config.trackers)) or None, project_dir=config.out,
     )  # fmt: skip
     if config.trackers:
         Path(config.out).mkdir(parents=True, exist_ok=True)
-        where = {"wandb": {"dir": config.out}}
-        accelerator.init_trackers("betadiffusion", config=_flat(_plain(config)), init_kwargs=where)
+        options = {"wandb": {"dir": config.out, "mode": wandb_mode()}} if "wandb" in config.trackers else {}
+        project = os.environ.get("WANDB_PROJECT", "betadiffusion")  # entity and name wandb reads by itself
+        accelerator.init_trackers(project, config=_flat(_plain(config)), init_kwargs=options)
     return accelerator
+
+
+def wandb_mode() -> str:
+    """WANDB_MODE where it is set; else "online" with a key and a network to use it on, "offline" without.
+
+    What is logged offline lies in the run's folder, for `wandb sync`.
+    """
+    if mode := os.environ.get("WANDB_MODE"):
+        return mode
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        known = os.environ.get("WANDB_API_KEY") or netrc.netrc().authenticators(host)
+        if known:
+            socket.create_connection((host, 443), timeout=5).close()
+    except (OSError, netrc.NetrcParseError):
+        return "offline"
+    return "online" if known else "offline"
 
 
 def has_bf16(cpu: bool) -> bool:

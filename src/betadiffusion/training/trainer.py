@@ -9,6 +9,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from betadiffusion.training import checkpoint as checkpoints
+from betadiffusion.training.adversary import Adversary, opponent_optimizer
 from betadiffusion.training.config import OptimisationConfig
 from betadiffusion.training.errors import Interrupted, TrainingError
 from betadiffusion.training.files import write_json
@@ -30,7 +32,11 @@ LOG_STEPS = 50
 
 
 class Stage(Protocol):
-    """What differs between stages: the model, its loss, its validation."""
+    """What differs between stages: the model, its loss, its validation.
+
+    A stage may have `begin(images)`, called before each step with the number of images seen, and an `opponent`: a
+    network that is trained against the model, on the same images (`Adversary`).
+    """
 
     name: str
     model: nn.Module
@@ -74,6 +80,14 @@ class Trainer:
         self.ema = copy.deepcopy(self.plain).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self._parameter_groups(), betas=config.adam_betas, fused=True)
         self.model = accelerator.prepare_model(self.plain)
+        self.parts: dict[str, Any] = {"model": self.plain, "ema": self.ema, "optimizer": self.optimizer}
+        self.optimizers = [self.optimizer]
+        self.opponent: Adversary | None = getattr(stage, "opponent", None)
+        if self.opponent is not None:
+            self.opponent.to(accelerator.device, memory_format=torch.channels_last)
+            self.optimizers.append(opponent_optimizer(self.opponent, config.learning_rate))
+            self.opponent_model = accelerator.prepare_model(self.opponent)
+            self.parts |= {"opponent": self.opponent, "opponent_optimizer": self.optimizers[1]}
         self.images = 0
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
@@ -125,23 +139,26 @@ class Trainer:
         indices = batch_indices(self.images, batch, self.stage.count, self.seed)
         generator = torch.Generator().manual_seed(derived_seed(self.seed, self.stage.name, self.images))
         draws = self.stage.draw(batch, generator)
-        for group in self.optimizer.param_groups:
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = group["peak"] * learning_rate_factor(self.images, config)
+        if hasattr(self.stage, "begin"):
+            self.stage.begin(self.images)
+        opponent = self.opponent if self.opponent is not None and self.opponent.active else None
 
         share = range(accelerator.process_index, batch, accelerator.num_processes)
         parts = [part for part in np.array_split(np.array(share, dtype=np.int64), config.accumulation) if len(part)]
         self.plain.train()
-        total = torch.zeros((), device=accelerator.device)
+        total, against = torch.zeros(2, device=accelerator.device)
         for i, part in enumerate(parts):
-            last = i == len(parts) - 1
-            with nullcontext() if last else accelerator.no_sync(self.model):
-                losses = self.stage.losses(self.model, indices[part], tuple(d[part] for d in draws))
-                # the one batch reduction: a mean over the whole batch (DDP averages over processes by itself)
-                loss = losses.sum() * accelerator.num_processes / batch
-                accelerator.backward(loss)
-            total += loss.detach()
+            last, draw = i == len(parts) - 1, tuple(d[part] for d in draws)
+            total += self._backward(self.model, last, batch, self.stage.losses, indices[part], draw)
+            if opponent is not None:
+                against += self._backward(self.opponent_model, last, batch, opponent.losses)
         norm = nn.utils.clip_grad_norm_(self.plain.parameters(), config.clip_norm)
-        mean_loss, stop = self._agree(total, norm)
+        if opponent is not None:
+            norm = norm + nn.utils.clip_grad_norm_(opponent.parameters(), config.clip_norm)
+            opponent.adapt(accelerator.reduce)
+        mean_loss, mean_against, stop = self._agree(total, against, norm)
         if not math.isfinite(mean_loss):
             raise TrainingError(
                 f"stage {self.stage.name}: the loss or its gradient is not finite at image {self.images} "
@@ -149,21 +166,30 @@ class Trainer:
                 f"the last good checkpoint is {self.last_checkpoint or 'none yet'}"
             )
         self.signal_number = stop
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         self.images += batch
         self._average(batch)
         self.loss_sum, self.loss_steps = self.loss_sum + mean_loss, self.loss_steps + 1
         if self.loss_steps % LOG_STEPS == 0:
-            self._log({"loss": mean_loss})
+            self._log({"loss": mean_loss} | ({} if opponent is None else {"opponent_loss": mean_against}))
         return mean_loss
 
-    def _agree(self, loss: Tensor, norm: Tensor) -> tuple[float, int]:
-        """Mean loss over processes (NaN where a gradient is not finite) and the signal that any of them got."""
+    def _backward(self, model: nn.Module, last: bool, batch: int, losses: Callable[..., Tensor], *given: Any) -> Tensor:
+        """Adds the gradient of losses(model, *given) of a part of the batch; returns what it adds to the mean loss."""
+        with nullcontext() if last else self.accelerator.no_sync(model):
+            # the one batch reduction: a mean over the whole batch (DDP averages over processes by itself)
+            loss = losses(model, *given).sum() * self.accelerator.num_processes / batch
+            self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _agree(self, loss: Tensor, against: Tensor, norm: Tensor) -> tuple[float, float, int]:
+        """Mean losses over processes (NaN where a gradient is not finite) and the signal that any of them got."""
         loss = torch.where(norm.isfinite(), loss, float("nan"))
-        mine = torch.stack([loss, loss.new_tensor(float(self.signal_number))])
+        mine = torch.stack([loss, against, loss.new_tensor(float(self.signal_number))])
         every = self.accelerator.gather(mine[None])
-        return float(every[:, 0].mean()), int(every[:, 1].max())
+        return float(every[:, 0].mean()), float(every[:, 1].mean()), int(every[:, 2].max())
 
     @torch.no_grad()
     def _average(self, batch: int) -> None:
@@ -171,20 +197,26 @@ class Trainer:
         half_life = min(self.config.ema_images, 0.1 * self.images)
         weight = 1 - 0.5 ** (batch / half_life)
         for average, value in zip(self.ema.parameters(), self.plain.parameters(), strict=True):
-            average.lerp_(value, weight)
+            if value.requires_grad:
+                average.lerp_(value, weight)
         for average, value in zip(self.ema.buffers(), self.plain.buffers(), strict=True):
             average.copy_(value)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Networks, and the learned curves of the level with their own rate and no decay."""
-        config = self.config
-        groups = []
-        for curves in (False, True):
-            named = [p for name, p in self.plain.named_parameters() if ("_curve." in name) == curves]
-            peak = config.learning_rate * (config.curve_rate if curves else 1.0)
-            decay = 0.0 if curves else config.weight_decay
-            if named:
-                groups.append({"params": named, "peak": peak, "lr": peak, "weight_decay": decay})
+        """Encoder, other networks, and the learned curves of the level, which have no decay; without what is frozen."""
+        config, groups = self.config, []
+        named = [(name, weight) for name, weight in self.plain.named_parameters() if weight.requires_grad]
+        curves = [weight for name, weight in named if "_curve." in name]
+        encoder = [weight for name, weight in named if name.startswith("encoder.")]
+        others = [weight for name, weight in named if not (name.startswith("encoder.") or "_curve." in name)]
+        for weights, rate, decay in (
+            (encoder, config.encoder_rate, config.weight_decay),
+            (others, 1.0, config.weight_decay),
+            (curves, config.curve_rate, 0.0),
+        ):
+            peak = config.learning_rate * rate
+            if weights:
+                groups.append({"params": weights, "peak": peak, "lr": peak, "weight_decay": decay})
         return groups
 
     def _validate(self) -> None:
@@ -210,7 +242,7 @@ class Trainer:
                 "loss_sum": self.loss_sum, "loss_steps": self.loss_steps,
             }  # fmt: skip
             folder = self.folder / "checkpoints"
-            self.last_checkpoint = checkpoints.save(folder, self.images, self.plain, self.ema, self.optimizer, state)
+            self.last_checkpoint = checkpoints.save(folder, self.images, self.parts, state)
             checkpoints.keep_only(folder, self.config.keep_checkpoints, self.last_checkpoint)
             write_json(self.folder / "history.json", self.history)
             write_json(self.folder / "summary.json", self.summary())
@@ -240,7 +272,7 @@ class Trainer:
             raise ValueError(
                 f"{found} was made with {difference}; use the same setting, another --out, or --resume never"
             )
-        checkpoints.load(found, self.plain, self.ema, self.optimizer)
+        checkpoints.load(found, self.parts)
         self.images, self.history, self.seconds = state["images"], state["history"], state["seconds"]
         self.loss_sum, self.loss_steps = state["loss_sum"], state["loss_steps"]
         self.last_checkpoint = found

@@ -1,5 +1,6 @@
-"""Stage "vae": the multi-beta VAE on Eq. 4, at levels drawn afresh for every image (Algorithm 1)."""
+"""Stage "vae": an autoencoder on Eq. 4, at levels drawn afresh for every image (Algorithm 1)."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,56 +8,142 @@ import torch
 from torch import Tensor, nn
 
 from betadiffusion.data import ImageSet
-from betadiffusion.models.vae import MultiBetaVAE
+from betadiffusion.models.vae import VAEOutput
 from betadiffusion.objectives import VAETerms, multi_beta_objective
+from betadiffusion.training.adversary import Adversary
+from betadiffusion.training.config import LevelsConfig, PerceptualConfig
+from betadiffusion.training.feature_cache import FeatureCache
 from betadiffusion.training.images import load_images, pass_size
+from betadiffusion.training.level_draws import LevelDraw, spread_levels
+from betadiffusion.training.models import Autoencoder, seen
+from betadiffusion.training.perceptual import Perceptual
 from betadiffusion.training.pictures import save_grid
 
 VALIDATION_LEVELS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
+BETA_LEVELS = tuple(i / 8 for i in range(9))  # of beta-Diffusion: even in log beta
 VALIDATION_IMAGES = 256
+CALIBRATION_IMAGES = 64  # each gives a sample per token and channel
 PICTURES = 8
 
 
 class VAEStage:
-    """Eq. 4 in nats per pixel: the objective of an image, divided by its number of pixels and channels."""
+    """Eq. 4 in nats per pixel: the objective of an image, divided by its number of pixels and channels.
+
+    `levels`: how they are drawn, uniformly by default. `perceptual`: terms beside Eq. 4, none by default. `features`:
+    those of the training images under a frozen encoder, in its place.
+    """
 
     name = "vae"
 
-    def __init__(self, model: MultiBetaVAE, train: ImageSet, held_out: ImageSet, device: torch.device) -> None:
-        self.model, self.train, self.device = model, train, device
+    def __init__(
+        self,
+        model: Autoencoder,
+        train: ImageSet,
+        held_out: ImageSet,
+        device: torch.device,
+        levels: LevelsConfig | None = None,
+        perceptual: PerceptualConfig | None = None,
+        features: FeatureCache | None = None,
+    ) -> None:
+        self.model, self.train, self.device, self.features = model, train, device, features
         self.count = len(train)
         self.held_out = load_images(held_out, np.arange(min(VALIDATION_IMAGES, len(held_out))), device)
+        levels = levels or LevelsConfig()
+        self.level_draw, self.kl_warmup, self.kl_share = LevelDraw(levels, model.schedule), levels.kl_warmup_images, 1.0
+        self.perceptual: Perceptual | None = None
+        self.opponent: Adversary | None = None
+        if perceptual is not None and (perceptual.l1 or perceptual.lpips):
+            self.perceptual = Perceptual(perceptual, model.image_shape, device)
+        if perceptual is not None and perceptual.adversarial:
+            self.last_layer = last_layer(model)
+            self.opponent = Adversary(
+                model.image_shape[0], perceptual.channels, perceptual.adversarial, perceptual.start_images
+            )
+
+    def begin(self, images: int) -> None:
+        """Begins the training step after so many images."""
+        self.kl_share = min(1.0, images / self.kl_warmup) if self.kl_warmup else 1.0
+        if self.opponent is not None:
+            self.opponent.begin(images)
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Levels (batch,), spread evenly over [0, 1) from a random offset, and eps."""
-        return spread_levels(batch, generator), torch.randn(batch, *self.model.latent_shape, generator=generator)
+        """Levels (batch,), spread evenly over their distribution from a random offset, and eps."""
+        t = self.level_draw(spread_levels(batch, generator))
+        return t, torch.randn(batch, *self.model.latent_shape, generator=generator)
 
     def losses(self, model: nn.Module, indices: np.ndarray, draws: tuple[Tensor, ...]) -> Tensor:
-        """Eq. 4 per pixel of each image: (B,)."""
+        """Eq. 4 per pixel of each image, and the terms beside it: (B,)."""
         x = load_images(self.train, indices, self.device)
-        return self._terms(model, x, *(d.to(self.device) for d in draws)).loss / x[0].numel()
+        t, eps = (d.to(self.device) for d in draws)
+        if self.features is None:
+            out = model(x, t, eps)
+        else:
+            out = model(x, t, eps, features=self.features.at(indices, self.device))
+        terms, pixels = self._terms(x, t, out, self.kl_share), x[0].numel()
+        losses = terms.loss / pixels
+        extra = 0.0 if self.perceptual is None else self.perceptual(x, out.x_hat)
+        if self.perceptual is not None:
+            losses = losses + extra
+        if self.opponent is not None and self.opponent.active:
+            weights = self.model.schedule(t)
+            reconstruction = weights.rec * terms.reconstruction / pixels + extra
+            weight = self.model.get_parameter(self.last_layer)
+            losses = losses + self.opponent.term(x, out.x_hat, reconstruction, weight)
+        return losses
 
-    def _terms(self, model: nn.Module, x: Tensor, t: Tensor, eps: Tensor) -> VAETerms:
-        out = model(x, t, eps)
-        return multi_beta_objective(x, out.x_hat, out.mean, out.sigma, out.pixel_sigma, self.model.schedule(t))
+    def _terms(self, x: Tensor, t: Tensor, out: VAEOutput, kl_share: float = 1.0) -> VAETerms:
+        weights = self.model.schedule(t)
+        weights = weights._replace(kl=kl_share * weights.kl)
+        if self.model.config.get("balance", False):
+            # |x - x_hat|^2 / (2 s^2) + beta / (2 s^2) KL: beta-Diffusion's loss of a level in units of its own error
+            weights = weights._replace(kl=weights.kl / (2 * out.pixel_sigma.detach().square()))
+        return multi_beta_objective(x, out.x_hat, out.mean, out.sigma, out.pixel_sigma, weights)
 
     def validate(self, model: nn.Module, images: int, folder: Path) -> dict[str, float]:
         """Per level: rate in nats, mean squared error per pixel, objective per pixel; a grid of reconstructions."""
         x, numbers, rows = self.held_out, {}, {"original": self.held_out[:PICTURES]}
         generator = torch.Generator().manual_seed(0)
         eps = torch.randn(len(x), *self.model.latent_shape, generator=generator).to(self.device)
-        for level in VALIDATION_LEVELS:
-            t = torch.full((len(x),), level, device=self.device)
-            parts = zip(*(tensor.split(pass_size(self.model.image_shape)) for tensor in (x, t, eps)), strict=True)
-            terms = VAETerms(*map(torch.cat, zip(*(self._terms(model, *part) for part in parts), strict=True)))
-            numbers[f"rate@{level}"] = float(terms.rate.mean())
-            numbers[f"mse@{level}"] = float(terms.squared_error.mean()) / x[0].numel()
-            numbers[f"objective@{level}"] = float(terms.loss.mean()) / x[0].numel()
-            rows[f"level {level:g}"] = model(x[:PICTURES], t[:PICTURES], eps[:PICTURES]).x_hat
+        size = pass_size(self.model.image_shape)
+        given = [{"features": seen(model, part)} if hasattr(model, "features") else {} for part in x.split(size)]
+        for level, name, label in self._validation_levels():
+            terms, pictures = [], []
+            for part, noise, known in zip(x.split(size), eps.split(size), given, strict=True):
+                t = torch.full((len(part),), level, device=self.device)
+                out = model(part, t, noise, **known)
+                terms.append(self._terms(part, t, out))
+                pictures.append(out.x_hat[:PICTURES])
+            every = VAETerms(*map(torch.cat, zip(*terms, strict=True)))
+            numbers[f"rate@{name}"] = float(every.rate.mean())
+            numbers[f"mse@{name}"] = float(every.squared_error.mean()) / x[0].numel()
+            numbers[f"objective@{name}"] = float(every.loss.mean()) / x[0].numel()
+            rows[label] = torch.cat(pictures)[:PICTURES]
         save_grid(folder / f"{images:012d}.png", rows)
         return numbers
 
+    def _validation_levels(self) -> Iterator[tuple[float, str, str]]:
+        """Level, its name in the numbers and its label in pictures: beta-Diffusion's are values of beta."""
+        if not hasattr(self.model, "features"):
+            yield from ((level, str(level), f"level {level:g}") for level in VALIDATION_LEVELS)
+            return
+        for level in BETA_LEVELS:
+            beta = f"{float(self.model.schedule(torch.tensor(level)).kl):.3g}"
+            yield level, f"beta={beta}", f"beta {beta}"
 
-def spread_levels(batch: int, generator: torch.Generator) -> Tensor:
-    """Levels (batch,) in [0, 1), each uniform, together even: one random offset, steps of 1/batch, wrapped around."""
-    return (torch.rand(1, generator=generator) + torch.arange(batch) / batch) % 1
+    @torch.no_grad()
+    def calibrate(self, model: Autoencoder) -> None:
+        """Sets sigma(t) of a model whose sigma depends on the image: its root mean square over training images."""
+        if model.config.get("sigma_from") != "image":
+            return
+        images = np.arange(min(CALIBRATION_IMAGES, self.count))  # their order is random already
+        levels = torch.linspace(0, 1, model.config.knots)
+        total = torch.zeros(len(levels))
+        for part in np.array_split(images, -(-len(images) // pass_size(model.image_shape))):
+            h = seen(model, load_images(self.train, part, self.device))
+            total += len(part) * torch.stack([model.posterior_of(h, t)[1].square().mean() for t in levels]).cpu()
+        model.calibrate_sigma((total / len(images)).sqrt().to(self.device))
+
+
+def last_layer(model: Autoencoder) -> str:
+    """Name of the weight that makes the image: of the decoder's last linear map or convolution."""
+    return [f"decoder.{name}" for name, weight in model.decoder.named_parameters() if weight.ndim > 1][-1]

@@ -1,0 +1,45 @@
+"""Levels of the images of a batch: drawn at random, spread evenly over a distribution."""
+
+import torch
+from torch import Tensor
+
+from betadiffusion.schedules import LogBeta, Schedule
+from betadiffusion.training.config import LevelsConfig
+
+
+def spread_levels(batch: int, generator: torch.Generator) -> Tensor:
+    """Levels (batch,) in [0, 1), each uniform, together even: one random offset, steps of 1/batch, wrapped around."""
+    return (torch.rand(1, generator=generator) + torch.arange(batch) / batch) % 1
+
+
+class LevelDraw:
+    """Levels (B,) in [0, 1] from numbers u (B,) in [0, 1): what makes u uniform makes them follow `config`.
+
+    Raises ValueError for a distribution of beta over a schedule that is not log_beta, and for a grid that is empty or
+    that leaves the schedule's range.
+    """
+
+    def __init__(self, config: LevelsConfig, schedule: Schedule) -> None:
+        self.config, self.schedule = config, schedule
+        if (config.distribution == "uniform_beta" or config.betas) and not isinstance(schedule, LogBeta):
+            raise ValueError("levels given as values of beta need a schedule 'log_beta': give levels.values instead")
+        self.grid = torch.zeros(0)
+        if config.distribution == "grid":
+            if bool(config.betas) == bool(config.values):
+                raise ValueError("levels.distribution 'grid' needs either levels.betas or levels.values")
+            self.grid = torch.tensor(config.values or config.betas, dtype=torch.float64)
+            if config.betas:
+                low, high = schedule.beta_min, schedule.beta_max
+                if not all(low <= beta <= high for beta in config.betas):
+                    raise ValueError(f"levels.betas must lie from {low:g} to {high:g}, not {config.betas}")
+                self.grid = schedule.level(self.grid)
+            elif not all(0 <= level <= 1 for level in config.values):
+                raise ValueError(f"levels.values must lie from 0 to 1, not {config.values}")
+
+    def __call__(self, u: Tensor) -> Tensor:
+        if self.config.distribution == "stratified":
+            return u
+        if self.config.distribution == "uniform_beta":
+            low, high = self.schedule.beta_min, self.schedule.beta_max
+            return self.schedule.level(low + u.double() * (high - low)).clamp(0, 1).to(u)
+        return self.grid[(u.double() * len(self.grid)).long()].clamp(0, 1).to(u)

@@ -1,0 +1,93 @@
+"""Both kinds of autoencoder, and the denoiser over them, as a run's configuration asks for them."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from torch import Tensor
+
+from betadiffusion.models.denoiser import NonlinearDenoiser
+from betadiffusion.models.presets import beta_diffusion_preset, denoiser_preset, vae_preset
+from betadiffusion.models.vae import MultiBetaVAE
+from betadiffusion.training.config import RunConfig, autoencoder, chosen, denoiser_name
+
+if TYPE_CHECKING:
+    from betadiffusion.models.beta_diffusion import BetaDiffusionAutoencoder
+
+Autoencoder: TypeAlias = Union[MultiBetaVAE, "BetaDiffusionAutoencoder"]
+
+
+def image_size(config: RunConfig) -> int:
+    """Side of the images of a run, in pixels: the configured one, or the preset's."""
+    preset = vae_preset if config.model == "multi_beta_vae" else beta_diffusion_preset
+    return config.data.size or preset(autoencoder(config).preset)["sample_size"]
+
+
+def build_vae(config: RunConfig, image_shape: tuple[int, int, int], pretrained: bool = True) -> Autoencoder:
+    """The autoencoder that a run's configuration asks for, untrained, for images (C, H, W).
+
+    A pretrained encoder has its weights; without `pretrained` it is the same network with random ones.
+    """
+    channels, size, _ = image_shape
+    changes = chosen(autoencoder(config)) | {"in_channels": channels, "sample_size": size}
+    if config.model == "multi_beta_vae":
+        return MultiBetaVAE(**vae_preset(config.vae.preset, **changes))
+    from betadiffusion.models.beta_diffusion import BetaDiffusionAutoencoder
+
+    arguments = beta_diffusion_preset(config.beta_diffusion.preset, **changes)
+    encoder = arguments.pop("encoder")
+    if isinstance(encoder, dict):
+        return BetaDiffusionAutoencoder(encoder, **arguments)
+    if pretrained:
+        return BetaDiffusionAutoencoder.from_encoder(encoder, **arguments)
+    return BetaDiffusionAutoencoder(_architecture(encoder), **arguments)
+
+
+def _architecture(name_or_path: str) -> dict[str, Any]:
+    """Configuration of a pretrained encoder, a hub id or a local folder."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name_or_path).to_diff_dict()
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"no encoder can be had from {name_or_path}, as a hub id or a local folder: {reason}"
+        ) from error
+
+
+def build_denoiser(config: RunConfig, vae: Autoencoder) -> NonlinearDenoiser:
+    """The denoiser that a run's configuration asks for, untrained, between the levels of `vae`."""
+    shape = {"latent_shape": vae.latent_shape, "sigma_knots": vae.config.knots}
+    return NonlinearDenoiser(**denoiser_preset(denoiser_name(config), **chosen(config.denoiser), **shape))
+
+
+def load_vae(run_folder: Path) -> Autoencoder:
+    """The trained autoencoder of a run; ValueError where stage "vae" has not been finished there."""
+    folder = run_folder / "vae" / "model"
+    if not folder.is_dir():
+        raise ValueError(f"{run_folder} has no trained VAE yet: run stage 'vae' there first")
+    if json.loads((folder / "config.json").read_text())["_class_name"] == "MultiBetaVAE":
+        return MultiBetaVAE.from_pretrained(folder)
+    from betadiffusion.models.beta_diffusion import BetaDiffusionAutoencoder
+
+    return BetaDiffusionAutoencoder.from_pretrained(folder)
+
+
+def settings(model: ConfigMixin) -> dict[str, Any]:
+    """The constructor arguments of a model, without what diffusers notes beside them."""
+    return {key: value for key, value in model.config.items() if not key.startswith("_")}
+
+
+@torch.no_grad()
+def seen(vae: Autoencoder, x: Tensor) -> Tensor:
+    """What an encoder makes of images x whatever the level: a ViT its features, which cost most; others x itself."""
+    return vae.features(x) if hasattr(vae, "features") else x
+
+
+@torch.no_grad()
+def mean_of(vae: Autoencoder, given: Tensor, t: Tensor) -> Tensor:
+    """f(x,t) from given = seen(vae, x); t (B,) or ()."""
+    return vae.posterior_of(given, t)[0] if hasattr(vae, "features") else vae.encode_mean(given, t)

@@ -1,0 +1,48 @@
+"""Arrays that cost much to compute, kept in memory-mapped files with a key that says what made them."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from betadiffusion.data import Subset
+from betadiffusion.training.files import write_text
+
+PROBED = 16  # images whose pixels are part of a key
+
+
+def stored(
+    file: Path, key: dict[str, Any], shape: tuple[int, ...], dtype: type, fill: Callable[[np.ndarray], None]
+) -> np.ndarray:
+    """The read-only array in `file`, a .npy, written by fill(array) unless the same key made it before.
+
+    The key lies beside it as key.json, and is written last: without it, or with another, the file does not count.
+    """
+    text, key_file = json.dumps(key), file.with_name("key.json")
+    if not (key_file.exists() and key_file.read_text() == text):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        key_file.unlink(missing_ok=True)
+        array = np.lib.format.open_memmap(file, "w+", dtype, shape)
+        fill(array)
+        array.flush()
+        write_text(key_file, text)
+    return np.load(file, mmap_mode="r")
+
+
+def fingerprint(model: nn.Module) -> str:
+    """First 16 hex digits of the SHA-256 of the weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def images_key(images: Subset) -> list[Any]:
+    """What tells sets of images apart: name, number, shape, a hash of which they are and of the pixels of a few."""
+    few = np.unique(np.linspace(0, len(images) - 1, PROBED).astype(np.int64))
+    digest = hashlib.sha256(images.indices.tobytes() + images.images(few).tobytes()).hexdigest()[:16]
+    return [images.name, len(images), list(images.image_shape), digest]
