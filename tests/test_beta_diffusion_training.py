@@ -218,7 +218,8 @@ def options(encoder_folder, out, **changes):
     values = {
         "model": "beta_diffusion", "data.size": 16, "data.limit": 200, "data.held_out": 40,
         "beta_diffusion.encoder": encoder_folder, "beta_diffusion.latent_channels": 2,
-        "beta_diffusion.modulator_depth": 1, "beta_diffusion.decoder_depth": 1, "beta_diffusion.decoder_width": 16,
+        "beta_diffusion.modulator_depth": 1, "beta_diffusion.decoder": "mlp", "beta_diffusion.decoder_depth": 1,
+        "beta_diffusion.decoder_width": 16,
         "levels.distribution": "uniform_beta", "vae_training.images": 256, "vae_training.batch_size": 32,
         "vae_training.validate_images": 128, "vae_training.checkpoint_images": 64, "stages": "[vae]",
         "perceptual.adversarial": 0.1, "perceptual.channels": 4, "perceptual.start_images": 64,
@@ -261,7 +262,8 @@ def test_sigma_of_the_image_is_calibrated_and_saved(run):
 def test_the_encoder_is_the_one_of_the_folder(encoder_folder):
     from transformers import AutoModel
 
-    config = RunConfig(model="beta_diffusion", beta_diffusion=BetaDiffusionConfig(encoder=str(encoder_folder)))
+    chosen = BetaDiffusionConfig(encoder=str(encoder_folder), decoder="mlp")
+    config = RunConfig(model="beta_diffusion", beta_diffusion=chosen)
     theirs = AutoModel.from_pretrained(encoder_folder).state_dict()
     ours, random = (runs.build_vae(config, (3, 16, 16), pretrained) for pretrained in (True, False))
     weights = ours.encoder.network.state_dict()

@@ -560,7 +560,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(out, finished, call, tmp
 
 def test_reconstruct_shows_held_out_images_by_default(finished, call):
     code, out, _ = call("reconstruct", finished, "--levels", 0, 0.5, "--num-images", 3, "--out", "grid.png")
-    assert (code, out) == (0, "3 images, levels 0, 0.5: grid.png\n")
+    assert (code, out) == (0, "3 images, level 0, level 0.5: grid.png\n")
     plain = Image.open("grid.png").size
     argv = ["--denoise", "--steps", 2, "--method", "euler", "--seed", 3, "--out", "walked.png"]
     assert call("reconstruct", finished, "--levels", 0, 0.5, "--num-images", 3, *argv)[0] == 0
@@ -575,7 +575,7 @@ def test_reconstruct_takes_files_and_folders_of_any_size(finished, call):
         Image.new("RGB", size, (40 * i, 0, 0)).save(f"folder/{i}.png")
     Image.new("L", (100, 60)).save("grey.jpg")
     argv = ["reconstruct", finished, "grey.jpg", "folder", "--num-images", 2, "--levels", 0.5, "--out", "new/grid.png"]
-    assert call(*argv)[:2] == (0, "3 images, levels 0.5: new/grid.png\n")
+    assert call(*argv)[:2] == (0, "3 images, level 0.5: new/grid.png\n")
     Path("broken.png").write_bytes(b"\x89PNG")
     code, _, error = call("reconstruct", finished, "broken.png", "--out", "b.png")
     assert (code, sentence(error)) == (2, "broken.png cannot be read as an image (not an image)")

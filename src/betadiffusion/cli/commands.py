@@ -1,6 +1,6 @@
 """The commands, each a typed function whose docstring is its help. Heavy imports happen inside, when one runs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -9,6 +9,7 @@ from betadiffusion.evaluation.names import MetricName, ScoreName
 from betadiffusion.training.config import RunConfig
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
     from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
@@ -71,6 +72,9 @@ def sample(
     run: Path,
     *,
     num_images: int = 16,
+    prior: bool = False,
+    level: float | None = None,
+    beta: float | None = None,
     steps: int = 20,
     method: Method = "heun",
     eta: float = 0.0,
@@ -82,6 +86,9 @@ def sample(
     Args:
         run: folder of a run.
         num_images: how many.
+        prior: decode draws of N(0, I) at one level, without the diffusion: one pass.
+        level: level of the decoder, with --prior; 1 where neither it nor beta is given.
+        beta: weight of the KL instead of the level, with --prior, for schedules of (1, beta).
         steps: steps from noise to image; "heun" takes two network evaluations in each, the others one.
         method: euler, heun or multistep.
         eta: share of fresh noise: 0 for none (an ODE), 1 for the posterior of Eq. 15.
@@ -89,6 +96,10 @@ def sample(
         out: a .png for one sheet of them all, or a new folder for one PNG each; RUN/samples.png by default.
     """
     _check_sampler(steps, eta, seed)
+    if prior and (steps, method, eta) != (20, "heun", 0.0):
+        raise ValueError("--steps, --method and --eta have no effect with --prior")
+    if not prior and (level, beta) != (None, None):
+        raise ValueError("--level and --beta have no effect without --prior")
     if num_images < 1:
         raise ValueError(f"--num-images must be positive, not {num_images}")
     out = out or run / "samples.png"
@@ -96,8 +107,14 @@ def sample(
         raise ValueError(f"--out must be a .png or a folder, not {out}")
     if not out.suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} must be a new or an empty folder")
-    pipeline = _load_pipeline(run)
-    images = _draw(pipeline, num_images, steps, method, eta, seed)
+    pipeline = _load_pipeline(run, needs_denoiser=not prior)
+    if prior:
+        from betadiffusion.evaluation.extract import choose_level
+
+        level = choose_level(pipeline.vae, 1.0 if (level, beta) == (None, None) else level, beta)
+        images = _draw(lambda count, g: pipeline.sample_prior(count, level, g).images, num_images, seed)
+    else:
+        images = _draw(lambda count, g: pipeline(count, steps, method, eta, g).images, num_images, seed)
     from betadiffusion.cli.pictures import save_all, save_sheet
 
     if out.suffix:
@@ -112,6 +129,7 @@ def reconstruct(
     images: tuple[str, ...],
     *,
     levels: tuple[float, ...] = (0.0, 0.5, 0.9),
+    betas: tuple[float, ...] = (),
     denoise: bool = False,
     num_images: int = 8,
     steps: int = 20,
@@ -127,6 +145,7 @@ def reconstruct(
         images: image files, folders or zips, of any size: cut square and resized as in training; held-out images of
             the run by default.
         levels: levels, from 0 (keep everything) to 1 (keep nothing).
+        betas: weights of the KL instead of levels, for schedules of (1, beta).
         denoise: under each level, also the same images walked back to level 0 by the diffusion.
         num_images: images from each folder or zip, its first by name, or from the held-out ones.
         steps: steps of the walk, with --denoise.
@@ -144,11 +163,12 @@ def reconstruct(
         raise ValueError(f"--num-images must be positive, not {num_images}")
     out = out or run / "reconstructions.png"
     _check_png(out)
-    pipeline = _load_pipeline(run)
+    pipeline = _load_pipeline(run, needs_denoiser=denoise)
     import numpy as np
     import torch
 
     from betadiffusion.cli.pictures import read_images, save
+    from betadiffusion.evaluation.extract import choose_level
     from betadiffusion.training.pictures import grid
     from betadiffusion.training.runs import load_config, load_split
 
@@ -160,14 +180,17 @@ def reconstruct(
         pixels = held_out.images(np.arange(min(num_images, len(held_out))))
     x = torch.from_numpy(pixels)
     rows = {"original": x / 127.5 - 1}
-    for level in levels:
-        rows[f"level {level:g}"] = pipeline.reconstruct(x, level, output_type="pt").images * 2 - 1
+    named = {f"level {level:g}": level for level in levels}
+    if betas:
+        named = {f"beta {beta:g}": choose_level(pipeline.vae, None, beta) for beta in betas}
+    for name, level in named.items():
+        rows[name] = pipeline.reconstruct(x, level, output_type="pt").images * 2 - 1
         if denoise:
             generator = torch.Generator().manual_seed(seed)
             walked = pipeline.denoise(x, level, steps, method, eta, generator, output_type="pt").images
-            rows[f"{level:g}, walked back"] = walked * 2 - 1
+            rows[f"{name.split()[1]}, walked back"] = walked * 2 - 1
     save(out, grid(rows))
-    print(f"{len(x)} images, levels {', '.join(f'{level:g}' for level in levels)}: {out}")
+    print(f"{len(x)} images, {', '.join(named)}: {out}")
 
 
 def report(run: Path) -> None:
@@ -304,14 +327,15 @@ def data(
 
 
 def _draw(
-    pipeline: "BetaDiffusionPipeline", count: int, steps: int, method: Method, eta: float, seed: int
+    draw: Callable[[int, "torch.Generator"], list["Image.Image"]], count: int, seed: int
 ) -> Iterator["Image.Image"]:
+    """Images in batches, from one stream of noise."""
     import torch
     from tqdm import tqdm
 
     generator = torch.Generator().manual_seed(seed)
     for start in tqdm(range(0, count, BATCH), unit=" batches", disable=None):
-        yield from pipeline(min(BATCH, count - start), steps, method, eta, generator).images
+        yield from draw(min(BATCH, count - start), generator)
 
 
 def _build_on_meta(config: RunConfig) -> None:
@@ -337,16 +361,24 @@ def _require_pipeline(run: Path) -> None:
         raise ValueError(f"{run} has no pipeline/model_index.json: its training has not finished")
 
 
-def _load_pipeline(run: Path) -> "BetaDiffusionPipeline":
-    """The pipeline of a run, on the GPU where there is one; ValueError where the folder is not a finished run's."""
-    _require_pipeline(run)
+def _load_pipeline(run: Path, needs_denoiser: bool = True) -> "BetaDiffusionPipeline":
+    """The pipeline of a run, on the GPU where there is one, or what stage "vae" alone has left of it.
+
+    ValueError where the folder is not a run's, or where what is needed has not been trained yet.
+    """
+    if needs_denoiser or not (run / "vae" / "model").is_dir():
+        _require_pipeline(run)
     import torch
     from diffusers.utils import logging
 
     from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
+    from betadiffusion.training.models import load_vae
 
     logging.disable_progress_bar()
-    pipeline = BetaDiffusionPipeline.from_pretrained(run / "pipeline")
+    if (run / "pipeline").is_dir():
+        pipeline = BetaDiffusionPipeline.from_pretrained(run / "pipeline")
+    else:
+        pipeline = BetaDiffusionPipeline(load_vae(run).eval())
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -143,23 +143,23 @@ DENOISER_PRESETS: dict[str, DenoiserArguments] = {
 }
 
 
-def _scratch(size: int) -> BetaDiffusionArguments:
-    """A ViT of 6 blocks of width 192 on an 8x8 grid, trained with everything else."""
+def _scratch(size: int, width: int = 192, depth: int = 6) -> BetaDiffusionArguments:
+    """A ViT with heads of 64 dimensions on an 8x8 grid, trained with everything else."""
     return {
         "encoder": {
             "model_type": "vit",
-            "hidden_size": 192,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 3,
-            "intermediate_size": 768,
+            "hidden_size": width,
+            "num_hidden_layers": depth,
+            "num_attention_heads": width // 64,
+            "intermediate_size": 4 * width,
             "image_size": size,
             "patch_size": size // 8,
         },
         "sample_size": size,
         "latent_channels": 16,
         "modulator_depth": 2,
-        "modulator_width": 128,
-        "decoder": "mlp",
+        "modulator_width": min(width, 128),
+        "decoder": "attention",  # token by token, beta above twice a patch's first variance shuts everything
         "decoder_depth": 2,
         "train_encoder": True,
     }
@@ -181,6 +181,8 @@ def _pretrained(hub_id: str) -> BetaDiffusionArguments:
 
 
 BETA_DIFFUSION_PRESETS: dict[str, BetaDiffusionArguments] = {
+    "tiny32": _scratch(32, width=64, depth=4),
+    "tiny64": _scratch(64, width=64, depth=4),
     "scratch32": _scratch(32),
     "scratch64": _scratch(64),
     "dinov2-s": _pretrained("facebook/dinov2-small"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,8 +36,9 @@ class BetaDiffusionPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "denoiser->vae"
+    _optional_components: ClassVar[list[str]] = ["denoiser"]  # without it: reconstruct, encode and sample_prior
 
-    def __init__(self, vae: MultiBetaVAE | BetaDiffusionAutoencoder, denoiser: NonlinearDenoiser) -> None:
+    def __init__(self, vae: MultiBetaVAE | BetaDiffusionAutoencoder, denoiser: NonlinearDenoiser | None = None) -> None:
         super().__init__()
         self.register_modules(vae=vae, denoiser=denoiser)
         self.set_progress_bar_config(disable=True)
@@ -56,6 +58,18 @@ class BetaDiffusionPipeline(DiffusionPipeline):
         z = randn((num_images, *self.vae.latent_shape), like, generator)
         z = self.walk(z, 1.0, steps=steps, method=method, eta=eta, generator=generator)
         return ImagesOutput(self._output(self.vae.decode(z, z.new_zeros(())), output_type))
+
+    @torch.no_grad()
+    def sample_prior(
+        self,
+        num_images: int = 16,
+        level: float = 1.0,
+        generator: torch.Generator | None = None,
+        output_type: str = "pil",
+    ) -> ImagesOutput:
+        """Images that the decoder alone makes of draws of N(0, I) at a level: one pass, as good as the prior fits."""
+        z = randn((num_images, *self.vae.latent_shape), torch.empty(0, device=self.device), generator)
+        return ImagesOutput(self._output(self.vae.decode(z, torch.tensor(level)), output_type))
 
     @torch.no_grad()
     def reconstruct(
@@ -108,6 +122,8 @@ class BetaDiffusionPipeline(DiffusionPipeline):
         """Latents z at `level` walked to level `end` < level; unchanged where the two are equal."""
         if level <= end:
             return z
+        if self.denoiser is None:
+            raise ValueError("there is no denoiser to walk with: train stage 'diffusion' first")
         return samplers.sample(
             self.denoiser.predict, z, spacings.uniform(steps, level, end), self.denoiser.sigma,
             method=method, eta=eta, generator=generator, callback=callback,

@@ -8,8 +8,8 @@ Precision = Literal["auto", "fp32", "bf16"]
 Tracker = Literal["tensorboard", "wandb"]
 Stage = Literal["vae", "diffusion", "report"]
 BetaDiffusionPreset = Literal[
-    "scratch32", "scratch64", "dinov2-s", "dinov2-b", "dinov2-l", "dinov2-s-registers", "dinov2-b-registers",
-    "dinov2-l-registers", "mae-b", "mae-l",
+    "tiny32", "tiny64", "scratch32", "scratch64", "dinov2-s", "dinov2-b", "dinov2-l", "dinov2-s-registers",
+    "dinov2-b-registers", "dinov2-l-registers", "mae-b", "mae-l",
 ]  # fmt: skip
 Model = Literal["multi_beta_vae", "beta_diffusion"]
 
@@ -74,7 +74,7 @@ class BetaDiffusionConfig:
     """beta-Diffusion: a preset, and what to change in it (None: as the preset has it).
 
     Args:
-        preset: "scratch32" or "scratch64", a small ViT trained with the rest, or a frozen encoder from the hub:
+        preset: "tiny32", "tiny64", "scratch32" or "scratch64", small ViTs trained with the rest, or a frozen encoder:
             "dinov2-s", "-b" or "-l", each also with "-registers", "mae-b" or "mae-l".
         encoder: a pretrained ViT, DeiT, DINOv2 or MAE instead of the preset's, a hub id or a local folder.
         latent_channels: dimensions of the latent of each token.
