@@ -62,7 +62,7 @@ class LPIPS:
                 f"not {tuple(x.shape[1:])}: its poolings leave nothing of smaller ones."
             )
         batches = zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
-        return torch.cat([self._distances(self._scaled(p), self._scaled(q)) for p, q in batches]).cpu().numpy()
+        return torch.cat([self.distances(p, q) for p, q in batches]).cpu().numpy()
 
     def _scaled(self, images: Tensor) -> Tensor:
         x = images.to(self.device, torch.float32).expand(-1, 3, -1, -1)
@@ -71,7 +71,9 @@ class LPIPS:
         scale = torch.tensor([0.458, 0.448, 0.450], device=self.device).view(3, 1, 1)
         return (x - shift) / scale
 
-    def _distances(self, x: Tensor, y: Tensor) -> Tensor:
+    def distances(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distance of each pair of images a, b (N,C,H,W), uint8 or in [-1, 1], (N,), with gradients, in one batch."""
+        x, y = self._scaled(a), self._scaled(b)
         total = torch.zeros(len(x), device=self.device)
         for stage, linear in zip(self._stages, self._linear, strict=True):
             x, y = stage(x), stage(y)

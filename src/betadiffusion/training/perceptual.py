@@ -25,6 +25,5 @@ class Perceptual:
         if self.config.l1:
             total = total + self.config.l1 * (x - x_hat).abs().flatten(1).mean(1)
         if self.lpips is not None:
-            scaled = self.lpips._scaled(x), self.lpips._scaled(x_hat)  # calling LPIPS itself would build no graph
-            total = total + self.config.lpips * self.lpips._distances(*scaled)
+            total = total + self.config.lpips * self.lpips.distances(x, x_hat)
         return total
