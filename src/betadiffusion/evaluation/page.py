@@ -43,7 +43,7 @@ def _glance(numbers: Numbers) -> str:
         f"without looking. {_repetitions(context)}"
     )
     head, rows = main_table(numbers)
-    return paragraph(text) + table(head, rows) + paragraph(note, "quiet")
+    return paragraph(text) + (table(head, rows) + paragraph(note, "quiet") if rows else "")
 
 
 def _split(context: Numbers) -> str:

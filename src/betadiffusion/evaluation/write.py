@@ -47,5 +47,5 @@ def headline(numbers: dict[str, Any]) -> str:
     head, rows = main_table(numbers)
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     padded = [[f"{text:<{width}}" for text, width in zip(row, widths, strict=True)] for row in (head, *rows)]
-    lines = ["  ".join(row).rstrip() for row in padded]
+    lines = ["  ".join(row).rstrip() for row in padded] if rows else []
     return "\n".join([*lines, *(f"{row['run']}: {distance(row)}" for row in numbers["generation"])])
