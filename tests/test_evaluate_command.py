@@ -53,7 +53,7 @@ def test_a_run_is_evaluated_and_more_metrics_are_added_to_what_is_there(run, tmp
     monkeypatch.syspath_prepend(__file__.rsplit("/", 1)[0])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = tmp_path / "out"
-    features = ["--features", "test_evaluate_command:means_of_a_grid", "--samples", "50"]
+    features = ["--features", "effnet:32", "--samples", "50"]
     first = ["evaluate", str(run), *FEW, "--out", str(out), "--metrics", "mig", "frechet", "ssim", *features]
     assert main(first) == 0
     text = capsys.readouterr().out
@@ -68,7 +68,7 @@ def test_a_run_is_evaluated_and_more_metrics_are_added_to_what_is_there(run, tmp
     end = numbers["levels"][-1]
     normal = np.exp(-np.square(numbers["grid"]) / 2) / np.sqrt(2 * np.pi)
     np.testing.assert_allclose(end["densities"], np.tile(normal, (4, 1)), atol=1e-3)
-    assert numbers["generation"][0]["metric"] == "FD-means_of_a_grid"
+    assert numbers["generation"][0]["metric"] == "FD-EffNet"
     assert 0 <= numbers["levels"][0]["ssim"]["mean"] <= 1
 
     kept = {path: path.stat().st_mtime_ns for path in out.rglob("samples-*.json")}
@@ -77,6 +77,19 @@ def test_a_run_is_evaluated_and_more_metrics_are_added_to_what_is_there(run, tmp
     assert "sap" in again["rows"]["fixed"]
     assert again["levels"] == numbers["levels"]
     assert {path: path.stat().st_mtime_ns for path in out.rglob("samples-*.json")} == kept
+
+
+def test_distances_in_features_of_a_plain_function_are_never_kept(run, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(__file__.rsplit("/", 1)[0])
+    arguments = ["evaluate", str(run), *FEW, "--out", str(tmp_path), "--metrics", "frechet", "--samples", "20"]
+    arguments += ["--features", "test_evaluate_command:means_of_a_grid"]
+    stamps = set()
+    for _ in range(2):
+        assert main(arguments) == 0
+        stamps |= {path.stat().st_mtime_ns for path in tmp_path.rglob("samples-*.json")}
+    assert len(stamps) == 2
+    numbers = json.loads((tmp_path / "evaluation.json").read_text())
+    assert numbers["generation"][0]["metric"] == "FD-means_of_a_grid"
 
 
 def test_rate_and_distortion_are_those_of_the_model(run, tmp_path):

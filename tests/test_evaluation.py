@@ -2,6 +2,7 @@ import csv
 import json
 import math
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ from betadiffusion.evaluation import evaluate as module
 from betadiffusion.evaluation.encoders import Encoder, Function, load_function, pixel_encoder
 from betadiffusion.evaluation.evaluate import Options, Subject, level_grid, make_plan
 from betadiffusion.evaluation.figures import charts
-from betadiffusion.evaluation.names import SCORES
+from betadiffusion.evaluation.names import GENERATION, PICTURES, SCORES, MetricName, ScoreName
 from betadiffusion.evaluation.page import page
 from betadiffusion.evaluation.pool import candidates, draw, training_images
-from betadiffusion.evaluation.scores import Coded, compute, possible
+from betadiffusion.evaluation.scores import FUNCTIONS, Coded, compute, possible
 from betadiffusion.evaluation.summary import summarise
 from betadiffusion.evaluation.sweep import Repetition
 from betadiffusion.evaluation.write import table, write_evaluation
+from betadiffusion.metrics import result
 from betadiffusion.training.config import DataConfig, RunConfig
 from betadiffusion.training.runs import load_split
 
@@ -348,3 +350,43 @@ def test_a_noise_scale_of_each_image_is_that_of_the_rate(tmp_path):
     kl = (0.5 * (mean**2 + sigma**2 - 1) - sigma.log()).flatten(1).sum(1)
     assert numbers["rate"] == pytest.approx(float(kl.mean()), rel=1e-5)
     assert numbers["mse"] == pytest.approx(float(x[pool.count :].square().mean()), rel=1e-5)
+
+
+class Decoded(Gaussian):
+    def decode(self, z, t):
+        return torch.ones(len(z), 3, 8, 8)
+
+
+def test_numbers_are_kept_apart_by_all_that_they_depend_on(tmp_path):
+    pool = make_pool()
+    first = Repetition(Encoder("g", Gaussian(), (3, 8, 8)), pool, tmp_path, 0.5)
+    assert Repetition(Encoder("g", Decoded(), (3, 8, 8)), pool, tmp_path, 0.5).folder != first.folder
+    relabelled = make_pool()
+    relabelled.__dict__["factors"] = pool.factors[::-1]
+    assert relabelled.fingerprint != pool.fingerprint
+
+    def repetition(fixed, weights, value):
+        measure = SimpleMeasure(weights, value)
+        return Repetition(Encoder("g", Gaussian(), (3, 8, 8)), pool, tmp_path, fixed, {"lpips": measure}).at(0.25, [])
+
+    assert repetition(0.5, "a", 1.0)["lpips"] == 1.0
+    assert repetition(0.5, "a", 2.0)["lpips"] == 1.0  # kept
+    assert repetition(0.5, "b", 2.0)["lpips"] == 2.0  # other weights
+    of_zero = repetition(0.0, "a", 1.0)["latents"]  # at level 0 all means are 0: the first latents
+    assert of_zero == [0, 1, 2, 3]
+    codes = Encoder("g", Gaussian(), (3, 8, 8)).codes(pool.images, 0.5).mean
+    assert repetition(0.5, "a", 1.0)["latents"] == np.argsort(-codes.var(axis=0), kind="stable").tolist()
+
+
+class SimpleMeasure:
+    def __init__(self, weights_sha256, value):
+        self.weights_sha256, self.value = weights_sha256, value
+
+    def __call__(self, x, x_hat):
+        return torch.full((len(x),), self.value)
+
+
+def test_the_command_line_offers_every_name_that_there_is():
+    assert set(get_args(ScoreName)) == set(SCORES) == set(FUNCTIONS)
+    assert set(get_args(MetricName)) == {*SCORES, *PICTURES, *GENERATION}
+    assert GENERATION == result.GENERATION

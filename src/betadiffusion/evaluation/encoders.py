@@ -79,12 +79,18 @@ class Encoder:
     def _sigma(self, level: float) -> float | None:
         return float(self.model.sigma(torch.tensor(level).to(self.device))) if self.has_scale else None
 
+    @torch.no_grad()
     def fingerprint(self, images: ImageSet) -> str:
-        """16 hex digits that change with the model and with the first images: of a few codes."""
+        """16 hex digits that change with the model and with the first images: of a few codes, and of these decoded."""
         x = load_images(images, np.arange(min(8, len(images))), self.device)
         digest = hashlib.sha256(x.cpu().numpy().tobytes())
         for level in (0.25, 0.75) if self.has_levels else (0.0,):
-            digest.update(self.means(x, level).float().cpu().numpy().tobytes())
+            parts = [mean := self.means(x, level)]
+            if self.has_scale:
+                t = torch.tensor(level, device=self.device)
+                parts += [self.model.sigma(t), self.model.decode(mean, t)]
+            for part in parts:
+                digest.update(part.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
 

@@ -30,6 +30,7 @@ from betadiffusion.evaluation.summary import summarise
 from betadiffusion.evaluation.sweep import GRID, Measure, Repetition
 from betadiffusion.metrics.features import FeatureExtractor, make_features
 from betadiffusion.metrics.lpips import LPIPS
+from betadiffusion.metrics.reference import identity
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.report.context import cpu_model
 from betadiffusion.report.measure import finite
@@ -248,14 +249,15 @@ def _generation(
     assert extractor is not None
     pipeline = BetaDiffusionPipeline.from_pretrained(subject.run / "pipeline").to(subject.encoder.device)
     if subject.config is None:
-        indices, name = candidates(subject.source, options.split, None), f"{subject.source.name}, all images"
+        indices, part = candidates(subject.source, options.split, None), options.split
     else:
-        indices, name = training_images(subject.source, subject.config), f"{subject.source.name}, training images"
+        indices, part = training_images(subject.source, subject.config), "training"
+    name = f"{subject.source.name}, {part} images"
     count = min(options.samples, len(indices))
-    settings = [fingerprint(pipeline.vae), fingerprint(pipeline.denoiser), options.features, name, count, seed]
+    settings = [fingerprint(pipeline.vae), fingerprint(pipeline.denoiser), identity(extractor), name, count, seed]
     key = hashlib.sha256(json.dumps([*settings, *plan.generation]).encode()).hexdigest()[:16]
     file = folder / f"samples-{key}.json"
-    if not file.is_file():
+    if not (file.is_file() and extractor.weights_sha256):  # a plain function may have changed
         reference = Subset(subject.source, indices)
         write_json(file, generation(pipeline, extractor, reference, name, plan.generation, count, seed, progress))
     return json.loads(file.read_text())

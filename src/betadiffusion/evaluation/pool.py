@@ -44,9 +44,11 @@ class Pool:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change with the choice of images."""
-        text = f"{self.images.name} {self.images.image_shape} {self.count} {self.seed} "
-        return hashlib.sha256(text.encode() + self.images.indices.tobytes()).hexdigest()[:16]
+        """16 hex digits that change with the choice of images and with what is known of them."""
+        digest = hashlib.sha256(f"{self.images.name} {self.images.image_shape} {self.count} {self.seed}".encode())
+        for known in (self.images.indices, self.factors, self.attributes, self.labels):
+            digest.update(b"|" if known is None else np.ascontiguousarray(known).tobytes())
+        return digest.hexdigest()[:16]
 
 
 def candidates(source: ImageSet, split: str, config: RunConfig | None) -> np.ndarray:

@@ -5,6 +5,7 @@ What a level gave is on disk before the next begins, so that an interrupted eval
 
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from betadiffusion.training.images import load_images, pass_size
 
 PICTURES = 2_000  # reconstructions behind every distortion
 GRID = np.linspace(-4, 4, 161)  # of the densities of the aggregated posterior
+VERSION = 1  # of the numbers; a new one makes the old files unused
 CHANNELS = 6  # drawn of it: those that vary most at the fixed level
 Measure = Callable[[Tensor, Tensor], Any]  # of pictures (B,C,H,W) in [-1, 1], pairwise, to (B,)
 
@@ -39,7 +41,7 @@ class Repetition:
         self, encoder: Encoder, pool: Pool, folder: Path, fixed: float, pictures: dict[str, Measure] | None = None
     ) -> None:
         self.encoder, self.pool, self.fixed, self.pictures = encoder, pool, fixed, pictures or {}
-        self.folder = folder / f"{encoder.fingerprint(pool.images)}-{pool.fingerprint}"
+        self.folder = folder / f"{VERSION}-{encoder.fingerprint(pool.images)}-{pool.fingerprint}"
         self.best: float | None = None
         self._codes: dict[float, Codes] = {}
 
@@ -63,8 +65,10 @@ class Repetition:
         kept: dict[str, Numbers] = json.loads(file.read_text()) if file.is_file() else {}
         wanted: dict[str, Callable[[], Numbers]] = {"code": lambda: self._code(level)}
         if self.encoder.has_scale:
-            wanted |= {"posterior": lambda: self._posterior(level)}
-            wanted |= {name: lambda name=name: self._picture(level, name) for name in ("mse", *self.pictures)}
+            wanted |= {f"posterior, latents of {self.fixed:g}": lambda: self._posterior(level)}
+            for name, measure in ({"mse": _squared_error} | self.pictures).items():
+                weights = getattr(measure, "weights_sha256", "")  # of LPIPS
+                wanted[f"{name} {weights}".rstrip()] = partial(self._picture, level, name, measure)
         wanted |= {name: lambda name=name: compute(name, Coded(self.pool, self.codes(level).mean)) for name in names}
         missing = [name for name in wanted if name not in kept]
         for name in missing:
@@ -100,7 +104,7 @@ class Repetition:
         return {"latents": latents.tolist(), "densities": np.asarray(densities).round(4).tolist()}
 
     @torch.no_grad()
-    def _picture(self, level: float, name: str) -> Numbers:
+    def _picture(self, level: float, name: str, measure: Measure) -> Numbers:
         """A measure between test images and their reconstructions from a draw of q(z|x;t), mean over both."""
         model, device = self.encoder.model, self.encoder.device
         generator = torch.Generator().manual_seed(self.pool.seed)
@@ -113,7 +117,6 @@ class Repetition:
             f, s = (part[start : start + size].reshape(-1, *model.latent_shape).to(device) for part in (means, sigmas))
             x_hat = model.decode(f + s * randn(f.shape, f, generator), t)
             x = load_images(test, np.arange(start, start + len(f)), device)
-            measure = self.pictures.get(name, _squared_error)
             total += float(torch.as_tensor(measure(x, x_hat.clamp(-1, 1) if name != "mse" else x_hat)).sum())
         value = total / len(means)
         if name == "mse":  # the greatest error of a pixel is 2
