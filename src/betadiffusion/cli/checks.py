@@ -13,9 +13,9 @@ from betadiffusion.training.config import RunConfig, autoencoder, chosen, denois
 
 MAY_BE_ZERO = {
     "seed", "dropout", "adam_betas", "weight_decay", "warmup_images", "levels", "limit_gb", "values", "l1", "lpips",
-    "adversarial", "start_images", "kl_warmup_images",
+    "adversarial", "start_images", "kl_warmup_images", "mask", "noise",
 }  # fmt: skip
-BELOW = {"dropout": 1, "adam_betas": 1, "seed": 2**63}
+BELOW = {"dropout": 1, "mask": 1, "adam_betas": 1, "seed": 2**63}
 STAGES = ["vae", "diffusion", "report"]
 
 
@@ -106,7 +106,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
         yield f"denoiser.preset {name!r} does not fit the latents of {section}.preset {ours.preset!r}"
     frozen = not multi_beta and not arguments["train_encoder"]
     cached = config.cache.levels > 0 or (frozen and config.cache.features)
-    other = [key for key in values if key.startswith("beta_diffusion." if multi_beta else "vae.")]
+    other = [key for key in values if key.startswith(("beta_diffusion.", "pretext.") if multi_beta else "vae.")]
     grid, sharper = config.levels.distribution == "grid", config.perceptual
     linear = multi_beta and arguments.get("schedule") != "log_beta"
     rules = [
@@ -114,6 +114,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
         (linear, ["vae.beta_min", "vae.beta_max"], "unless vae.schedule is 'log_beta'"),
         (not frozen, ["cache.features"], "unless the encoder is frozen (beta_diffusion.train_encoder false)"),
         (frozen, ["vae_training.encoder_rate"], "since the encoder is frozen (beta_diffusion.train_encoder false)"),
+        (frozen, ["pretext.mask", "pretext.noise"], "since the encoder is frozen (beta_diffusion.train_encoder false)"),
         (config.cache.levels == 0, ["cache.tolerance"], "with cache.levels 0, which is no cache"),
         (not cached, ["cache.limit_gb"], "with cache.levels 0, which is no cache"),
         (not grid, ["levels.betas", "levels.values"], "unless levels.distribution is 'grid'"),

@@ -129,9 +129,12 @@ class BetaDiffusionAutoencoder(ModelMixin, ConfigMixin):
         """Weights (1, beta) of a level, and the level of a beta."""
         return LogBeta(self.config.beta_min, self.config.beta_max)
 
-    def features(self, x: Tensor) -> Tensor:
-        """h (B,N,D): patch tokens of the encoder for x (B,C,H,W) in [-1, 1]; without a graph where it is frozen."""
-        return self.encoder(x)
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """h (B,N,D): patch tokens of the encoder for x (B,C,H,W) in [-1, 1]; without a graph where it is frozen.
+
+        mask (B,g,g): patches that the encoder sees as the mean colour.
+        """
+        return self.encoder(x, mask)
 
     def posterior(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sigma of q(z|x;t), latents, float32: x (B,C,H,W) in [-1, 1], t (B,) or () in [0, 1]."""
@@ -186,11 +189,25 @@ class BetaDiffusionAutoencoder(ModelMixin, ConfigMixin):
             return torch.full_like(t, math.sqrt(0.5), dtype=torch.float32)
         return self.pixel_sigma_curve(t)
 
-    def forward(self, x: Tensor, t: Tensor, eps: Tensor, features: Tensor | None = None) -> VAEOutput:
-        """Encodes x at levels t (B,), adds sigma eps (latent-shaped) and decodes; `features` of x spare the encoder."""
-        mean, sigma = self.posterior_of(self.features(x) if features is None else features, t)
-        x_hat = self.decode(mean + sigma * eps, t)
-        return VAEOutput(x_hat, mean, sigma, self.pixel_sigma(t))
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        eps: Tensor,
+        features: Tensor | None = None,
+        pretext: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> VAEOutput:
+        """Encodes x at levels t (B,), adds sigma eps (latent-shaped) and decodes; `features` of x spare the encoder.
+
+        pretext: mask (B,g,g), patches hidden from the encoder; share (B,1,1,1) and noise (latent-shaped), of which the
+        decoder sees (1 - share) z + share noise.
+        """
+        mask, share, noise = pretext or (None, None, None)
+        mean, sigma = self.posterior_of(self.features(x, mask) if features is None else features, t)
+        z = mean + sigma * eps
+        if share is not None:
+            z = z.lerp(noise, share)
+        return VAEOutput(self.decode(z, t), mean, sigma, self.pixel_sigma(t))
 
     def _levels(self, t: Tensor, batch: int) -> Tensor:
         return t.to(device=self.device, dtype=torch.float32).expand(batch)

@@ -46,10 +46,12 @@ class ViTEncoder(nn.Module):
         """A frozen encoder has no dropout, whatever the model around it does."""
         return super().train(mode and self.trained)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         grid = grid_side(x.shape[-2:], self.patch_size)
         x = ((x + 1) / 2 - self.image_mean) / self.image_std
         x = x.expand(-1, self.channels, -1, -1)
+        if mask is not None:  # (B,g,g), patches to hide: 0 is the mean colour
+            x = x.masked_fill(torch.kron(mask, mask.new_ones(self.patch_size, self.patch_size))[:, None], 0)
         with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):
             h = self.network(pixel_values=x, **self._options(x, grid**2)).last_hidden_state
         return h[:, -(grid**2) :].float()  # patches come last, after class, distillation and register tokens

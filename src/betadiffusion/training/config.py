@@ -126,6 +126,19 @@ class LevelsConfig:
 
 
 @dataclass
+class PretextConfig:
+    """What makes stage "vae" harder for beta-Diffusion, so that its features hold more; 0 leaves one out.
+
+    Args:
+        mask: share of an image's patches that the encoder does not see; all are to be reconstructed.
+        noise: greatest share of N(0, I) mixed into a code before it is decoded; uniform from 0 to it.
+    """
+
+    mask: float = 0.0
+    noise: float = 0.0
+
+
+@dataclass
 class PerceptualConfig:
     """Terms of stage "vae" beside Eq. 4 per pixel, for sharper pictures; 0 leaves one out.
 
@@ -264,6 +277,7 @@ class RunConfig:
         beta_diffusion: beta-Diffusion.
         denoiser: the denoiser between levels.
         levels: how stage "vae" draws levels, and how soon the KL counts.
+        pretext: what makes stage "vae" harder for beta-Diffusion.
         perceptual: terms of stage "vae" beside Eq. 4.
         vae_training: optimisation of stage "vae".
         diffusion_training: optimisation of stage "diffusion", with the VAE frozen.
@@ -284,6 +298,7 @@ class RunConfig:
     beta_diffusion: BetaDiffusionConfig = field(default_factory=BetaDiffusionConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     levels: LevelsConfig = field(default_factory=LevelsConfig)
+    pretext: PretextConfig = field(default_factory=PretextConfig)
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     vae_training: OptimisationConfig = field(default_factory=OptimisationConfig)
     diffusion_training: OptimisationConfig = field(default_factory=_diffusion_defaults)

@@ -45,9 +45,11 @@ def run(config: RunConfig) -> Path:
     vae = build_vae(config, train.image_shape)
     if "vae" in config.stages:
         features = make_feature_cache(config, vae.to(accelerator.device), train, accelerator)
-        stage = VAEStage(vae, train, held_out, accelerator.device, config.levels, config.perceptual, features)
+        stage = VAEStage(
+            vae, train, held_out, accelerator.device, config.levels, config.perceptual, features, config.pretext
+        )
         identity = {
-            "vae": settings(vae), "levels": config.levels, "perceptual": config.perceptual,
+            "vae": settings(vae), "levels": config.levels, "perceptual": config.perceptual, "pretext": config.pretext,
             "cache": {"features": features is not None},
         }  # fmt: skip
         trained = _fit(stage, config.vae_training, config, accelerator, identity)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +12,14 @@ from betadiffusion.data import ImageSet
 from betadiffusion.models.vae import VAEOutput
 from betadiffusion.objectives import VAETerms, multi_beta_objective
 from betadiffusion.training.adversary import Adversary
-from betadiffusion.training.config import LevelsConfig, PerceptualConfig
+from betadiffusion.training.config import LevelsConfig, PerceptualConfig, PretextConfig
 from betadiffusion.training.feature_cache import FeatureCache
 from betadiffusion.training.images import load_images, pass_size
 from betadiffusion.training.level_draws import LevelDraw, spread_levels
 from betadiffusion.training.models import Autoencoder, seen
 from betadiffusion.training.perceptual import Perceptual
 from betadiffusion.training.pictures import save_grid
+from betadiffusion.training.pretext import draw_pretext
 
 VALIDATION_LEVELS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 BETA_LEVELS = tuple(i / 8 for i in range(9))  # of beta-Diffusion: even in log beta
@@ -30,7 +32,7 @@ class VAEStage:
     """Eq. 4 in nats per pixel: the objective of an image, divided by its number of pixels and channels.
 
     `levels`: how they are drawn, uniformly by default. `perceptual`: terms beside Eq. 4, none by default. `features`:
-    those of the training images under a frozen encoder, in its place.
+    those of the training images under a frozen encoder, in its place. `pretext`: what beta-Diffusion does not see.
     """
 
     name = "vae"
@@ -44,10 +46,12 @@ class VAEStage:
         levels: LevelsConfig | None = None,
         perceptual: PerceptualConfig | None = None,
         features: FeatureCache | None = None,
+        pretext: PretextConfig | None = None,
     ) -> None:
         self.model, self.train, self.device, self.features = model, train, device, features
         self.count = len(train)
         self.held_out = load_images(held_out, np.arange(min(VALIDATION_IMAGES, len(held_out))), device)
+        self.pretext = pretext if pretext is not None and (pretext.mask or pretext.noise) else None
         levels = levels or LevelsConfig()
         self.level_draw, self.kl_warmup, self.kl_share = LevelDraw(levels, model.schedule), levels.kl_warmup_images, 1.0
         self.perceptual: Perceptual | None = None
@@ -66,19 +70,22 @@ class VAEStage:
         if self.opponent is not None:
             self.opponent.begin(images)
 
-    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Levels (batch,), spread evenly over their distribution from a random offset, and eps."""
+    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Levels (batch,), spread evenly over their distribution from a random offset, eps, and those of a pretext."""
         t = self.level_draw(spread_levels(batch, generator))
-        return t, torch.randn(batch, *self.model.latent_shape, generator=generator)
+        eps = torch.randn(batch, *self.model.latent_shape, generator=generator)
+        if self.pretext is None:
+            return t, eps
+        return t, eps, *draw_pretext(self.pretext, batch, self.model.latent_shape, generator)
 
     def losses(self, model: nn.Module, indices: np.ndarray, draws: tuple[Tensor, ...]) -> Tensor:
         """Eq. 4 per pixel of each image, and the terms beside it: (B,)."""
         x = load_images(self.train, indices, self.device)
-        t, eps = (d.to(self.device) for d in draws)
-        if self.features is None:
-            out = model(x, t, eps)
-        else:
-            out = model(x, t, eps, features=self.features.at(indices, self.device))
+        t, eps, *pretext = (d.to(self.device) for d in draws)
+        given: dict[str, Any] = {"pretext": tuple(pretext)} if pretext else {}
+        if self.features is not None:
+            given["features"] = self.features.at(indices, self.device)
+        out = model(x, t, eps, **given)
         terms, pixels = self._terms(x, t, out, self.kl_share), x[0].numel()
         losses = terms.loss / pixels
         extra = 0.0 if self.perceptual is None else self.perceptual(x, out.x_hat)
