@@ -1,10 +1,10 @@
-"""Does a range of beta learn better features than one beta? Trains the same autoencoder three ways and probes it.
+"""Does a range of beta learn better features than one beta? Trains the same autoencoder in several ways and probes it.
 
-python benchmarks/beta_diffusion_probe.py --data cifar10:PATH [--images 64000] [--seeds 0 1 2] [--out runs/probe]
+python benchmarks/beta_diffusion_probe.py --data cifar10:PATH [--ways range "beta 10"] [--images 64000] [--seeds 0 1 2]
 
-"range": beta from 1 to 100, even in log beta; "beta 10": one beta; "beta 0": beta so small that it is none. A run is
-`betadiffusion train` and `betadiffusion probe`, both of which go on where they were stopped. Prints k-NN and linear
-accuracy, mean and standard error over seeds.
+"range": beta from 1 to 100, even in log beta; "beta 10": one beta; "beta 0": beta so small that it is none; the others
+change one thing in "range". A run is `betadiffusion train` and `betadiffusion probe`, both of which go on where they
+were stopped. Prints k-NN and linear accuracy, mean and standard error over seeds, and writes them to OUT/probe.json.
 """
 
 import argparse
@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from betadiffusion.data import load
-from betadiffusion.report.summary import number
+from betadiffusion.training.files import write_json
 
 NONE = 1e-4
+PROBES = ("knn_probe", "linear_probe")
 WAYS: dict[str, list[str]] = {
     "range": [],
     "beta 10": ["--levels.distribution", "grid", "--levels.betas", "[10.0]"],
@@ -27,9 +28,13 @@ WAYS: dict[str, list[str]] = {
         *("--beta_diffusion.beta_min", str(NONE), "--beta_diffusion.beta_max", "1.0"),
         *("--levels.distribution", "grid", "--levels.betas", f"[{NONE}]"),
     ],
+    "range, gradients balanced": ["--beta_diffusion.balance", "true"],
+    "range, modulator of 4 blocks": ["--beta_diffusion.modulator_depth", "4"],
+    "range, half the patches hidden": ["--pretext.mask", "0.5"],
+    "range, noise in the latent": ["--pretext.noise", "0.8"],
 }
-LEVELS = {"range": 6, "beta 10": 2, "beta 0": 2}
-FIXED = {"range": 0.5, "beta 10": 0.5, "beta 0": 0.0}  # the level of beta 10 in [1, 100], and of no beta
+LEVELS = {"range": 6, "beta 10": 2, "beta 0": 2}  # of the others 3
+FIXED = {"beta 0": 0.0}  # of the others 0.5, the level of beta 10 in [1, 100]
 
 
 def train(data: str, preset: str, images: int, seed: int, way: str, out: Path) -> None:
@@ -62,9 +67,9 @@ def patch_limit(data: str, size: int, patch: int) -> float:
 def cells(row: dict[str, Any]) -> str:
     """k-NN and linear accuracy of a row, with standard errors."""
     texts = []
-    for name in ("knn_probe", "linear_probe"):
+    for name in PROBES:
         mean, error = row[name]["mean"], row[name]["se"]
-        texts.append(number(mean) + ("" if error is None else f" ± {number(error)}"))
+        texts.append(f"{mean:.3f}" + ("" if error is None else f" ± {error:.3f}"))
     return " | ".join(texts)
 
 
@@ -75,6 +80,7 @@ def main() -> None:
     parser.add_argument("--limits", help="only print 2 lambda_1 of these images, for patches of 4, 8 and 16 pixels")
     parser.add_argument("--size", type=int, default=32, help="side of the images of --limits")
     parser.add_argument("--preset", default="tiny32")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--images", type=int, default=64_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/probe"))
@@ -83,24 +89,40 @@ def main() -> None:
         for patch in (4, 8, 16):
             print(f"2 lambda_1 of a {patch}x{patch} patch: {patch_limit(options.limits, options.size, patch):.1f}")
         return
-    rows = ["| trained with | probed | k-NN | linear |", "| --- | --- | ---: | ---: |"]
-    for way in WAYS:
-        runs = [options.out / f"{way.replace(' ', '-')}-{seed}" for seed in options.seeds]
+    found: dict[str, dict[str, Any]] = {}
+    for way in options.ways:
+        name = way.replace(",", "").replace(" ", "-")
+        runs = [options.out / f"{name}-{seed}" for seed in options.seeds]
         for seed, run in zip(options.seeds, runs, strict=True):
             train(options.data, options.preset, options.images, seed, way, run)
-        result = options.out / f"probe-{way.replace(' ', '-')}"
-        fixed = ["--fixed-level", str(FIXED[way]), "--levels", str(LEVELS[way])]
+        result = options.out / f"probe-{name}"
+        fixed = ["--fixed-level", str(FIXED.get(way, 0.5)), "--levels", str(LEVELS.get(way, 3))]
         call("probe", *map(str, runs), *fixed, "--out", str(result))
-        numbers = json.loads((result / "evaluation.json").read_text())
-        beta = {"range": lambda t: 100**t, "beta 10": lambda t: 100**t, "beta 0": lambda t: NONE ** (1 - t)}[way]
-        for row in numbers["levels"]:
-            level = row["level"]["mean"]
-            if way == "range" or level == FIXED[way]:
-                rows.append(f"| {way} | mu at beta {beta(level):.3g} | {cells(row)} |")
-        for name in ("features", "features, random weights", "pixels"):
-            if way == "range" or name == "features":
-                rows.append(f"| {way} | {name.replace('features', 'h')} | {cells(numbers['rows'][name])} |")
-        print("\n".join(rows), flush=True)
+        found[way] = accuracies(way, json.loads((result / "evaluation.json").read_text()))
+        write_json(options.out / "probe.json", {"preset": options.preset, "images": options.images, "ways": found})
+        print(table(found), flush=True)
+
+
+def accuracies(way: str, numbers: dict[str, Any]) -> dict[str, Any]:
+    """Both probes of what stands in the table, by its name there, from an evaluation."""
+    low = NONE if way == "beta 0" else 1.0
+    high = 1.0 if way == "beta 0" else 100.0
+    rows = {}
+    for row in numbers["levels"]:
+        level = row["level"]["mean"]
+        if way not in ("beta 10", "beta 0") or level == FIXED.get(way, 0.5):
+            rows[f"mu at beta {low * (high / low) ** level:.3g}"] = row
+    rows["h"] = numbers["rows"]["features"]
+    if way == "range":
+        rows |= {"h, random weights": numbers["rows"]["features, random weights"], "pixels": numbers["rows"]["pixels"]}
+    return {name: {probe: row[probe] for probe in PROBES} for name, row in rows.items()}
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """All accuracies as Markdown."""
+    rows = ["| trained with | probed | k-NN | linear |", "| --- | --- | ---: | ---: |"]
+    rows += [f"| {way} | {name} | {cells(row)} |" for way, named in found.items() for name, row in named.items()]
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":
