@@ -165,6 +165,14 @@ def _scratch(size: int, width: int = 192, depth: int = 6) -> BetaDiffusionArgume
     }
 
 
+# Modulator and decoder cost a third of the encoder's pass or less, so that cached features are worth having.
+_BESIDE: dict[str, BetaDiffusionArguments] = {
+    "small": {"modulator_width": 256, "decoder_width": 256, "decoder_depth": 2},
+    "base": {"modulator_width": 384, "decoder_width": 512, "decoder_depth": 4},
+    "large": {"modulator_width": 512, "decoder_width": 768, "decoder_depth": 4},
+}
+
+
 def _pretrained(hub_id: str) -> BetaDiffusionArguments:
     """A frozen encoder from the hub at its own resolution."""
     return {
@@ -172,11 +180,9 @@ def _pretrained(hub_id: str) -> BetaDiffusionArguments:
         "sample_size": 224,
         "latent_channels": 32,
         "modulator_depth": 2,
-        "modulator_width": 384,
         "decoder": "mlp",
-        "decoder_depth": 4,
-        "decoder_width": 768,
         "train_encoder": False,
+        **_BESIDE[hub_id.rpartition("-")[2]],
     }
 
 
