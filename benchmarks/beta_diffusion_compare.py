@@ -62,10 +62,17 @@ class LinearPath(nn.Module):
     def device(self) -> torch.device:
         return self.base.device
 
+    def features(self, x: Tensor) -> Tensor:
+        """z / scale of images x (B,C,H,W): all that the encoder does, whatever the level."""
+        return self.base.encode_mean(x, torch.tensor(self.level)) / self.scale
+
+    def posterior_of(self, h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """f(x,t) and sigma(t) from h = features(x); t (B,) or ()."""
+        t = t.to(h).expand(len(h))[:, None, None, None]
+        return (math.pi / 2 * t).cos() * h, self.sigma(t)
+
     def encode_mean(self, x: Tensor, t: Tensor) -> Tensor:
-        """f(x,t): x (B,C,H,W), t (B,) or ()."""
-        mean = self.base.encode_mean(x, torch.tensor(self.level)) / self.scale
-        return (math.pi / 2 * t).cos().expand(len(x))[:, None, None, None] * mean
+        return self.posterior_of(self.features(x), t)[0]
 
     def sigma(self, t: Tensor) -> Tensor:
         return self.sigma_curve(t)
