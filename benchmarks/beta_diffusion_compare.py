@@ -5,9 +5,9 @@
 All three have the same encoder, modulator and decoder and see the same number of images; latent diffusion is a linear
 process, f(x,t) = cos(pi t / 2) z, on the autoencoder of the least beta, with a transformer denoiser trained on as many
 images again. For each beta: rate and squared error of held-out images (a draw of the posterior), prior alignment (KL of
-the aggregated posterior's Gaussian to N(0, I), nats, summed over dimensions), FD-EffNet of 1,000 images from noise, and
-passes of a network through an image's worth of pixels or tokens. Runs that are finished are not trained again.
-Prints a table and writes it as OUT/compare.json.
+the aggregated posterior's Gaussian to N(0, I), nats, summed over dimensions), FD-EffNet of 1,000 held-out images reconstructed and of
+as many images made from noise, and passes of a network through an image's worth of pixels or tokens. Runs that are
+finished are not trained again. Prints a table, writes it as OUT/compare.json, and draws OUT/compare.png.
 """
 
 import argparse
@@ -33,11 +33,12 @@ from betadiffusion.training.files import write_json
 from betadiffusion.training.images import load_images
 from betadiffusion.training.latent_cache import LatentCache
 from betadiffusion.training.models import Autoencoder, load_vae
+from betadiffusion.training.pictures import save_grid
 from betadiffusion.training.runs import load_config, load_split, make_accelerator
 from betadiffusion.training.trainer import Trainer
 
 BETAS = (1.0, 10.0, 100.0)
-COUNT, BATCH = 1_000, 100
+COUNT, BATCH, SHOWN = 1_000, 100, 8
 STEPS = 10  # of Heun
 
 
@@ -99,29 +100,30 @@ def train_autoencoder(options: argparse.Namespace, betas: list[float], out: Path
 
 
 @torch.no_grad()
-def row(vae: Autoencoder, beta: float, x: Tensor, judge: Judge, seed: int) -> dict[str, float]:
-    """Everything about one beta of an autoencoder, on held-out images x (N,C,H,W) in [-1, 1]."""
+def row(vae: Autoencoder, beta: float, x: Tensor, judge: Judge, seed: int) -> dict[str, Any]:
+    """Everything about one beta of an autoencoder, on held-out images x (N,C,H,W) in [-1, 1]; "rows" are pictures."""
     level, generator = vae.schedule.level(torch.tensor(beta)), torch.Generator().manual_seed(seed)
-    means, sigmas, errors = [], [], []
+    means, sigmas, errors, pictures = [], [], [], []
     for part in x.split(BATCH):
         mean, sigma = vae.posterior(part, level)
         x_hat = vae.decode(mean + sigma * randn(mean.shape, mean, generator), level)
         means.append(mean.flatten(1))
         sigmas.append(sigma.flatten(1))
         errors.append((x_hat - part).square().flatten(1).mean(1))
+        pictures.append(x_hat / 2 + 0.5)
     mean, sigma = torch.cat(means), torch.cat(sigmas)
     pipeline = BetaDiffusionPipeline(vae=vae)
     samples = [pipeline.sample_prior(BATCH, float(level), generator, "pt").images for _ in range(COUNT // BATCH)]
     return {
         "rate": rate(mean, sigma), "error": float(torch.cat(errors).mean()),
-        "alignment": float(aggregated_kl(mean, sigma).sum()), "distance": judge(as_bytes(samples)),
-        "passes": 1,
+        "alignment": float(aggregated_kl(mean, sigma).sum()), "reconstructed": judge(as_bytes(pictures)),
+        "distance": judge(as_bytes(samples)), "passes": 1, "rows": (pictures[0], samples[0]),
     }  # fmt: skip
 
 
 def latent_diffusion(
     vae: Autoencoder, run: Path, train: Subset, held_out: Subset, judge: Judge, options: argparse.Namespace
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """A denoiser on the linear path over the codes of the least beta, and what it makes of noise."""
     config = load_config(run)
     accelerator = make_accelerator(config)
@@ -149,7 +151,9 @@ def latent_diffusion(
         with torch.no_grad():
             samples.append(path.decode(z, torch.tensor(0.0)) / 2 + 0.5)
     # the path ends at f = 0, sigma = 1 by construction
-    return {"alignment": 0.0, "distance": judge(as_bytes(samples)), "passes": 2 * STEPS + 1}
+    return {
+        "alignment": 0.0, "distance": judge(as_bytes(samples)), "passes": 2 * STEPS + 1, "samples": samples[0],
+    }  # fmt: skip
 
 
 def as_bytes(images: list[Tensor]) -> Tensor:
@@ -159,10 +163,12 @@ def as_bytes(images: list[Tensor]) -> Tensor:
 
 def table(rows: list[dict[str, Any]], floor: float) -> str:
     """The rows as Markdown."""
-    head = "| system | beta | rate, nats | squared error | prior alignment, nats | FD-EffNet from noise | passes |"
-    lines = [head, "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    head = (
+        "| system | beta | rate, nats | squared error | prior alignment, nats | FD-EffNet, reconstructed | from noise "
+    )
+    lines = [f"{head}| passes from noise |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
     for item in rows:
-        values = [f"{item[key]:.4g}" for key in ("rate", "error", "alignment", "distance", "passes")]
+        values = [f"{item[key]:.4g}" for key in ("rate", "error", "alignment", "reconstructed", "distance", "passes")]
         lines.append(f"| {item['system']} | {item['beta']:g} | {' | '.join(values)} |")
     return "\n".join([*lines, "", f"Real held-out images: FD-EffNet {floor:.1f}."])
 
@@ -189,9 +195,15 @@ def main() -> None:
         rows.append({"system": "beta-VAE, fixed", "beta": beta} | row(load_vae(run).eval(), beta, x, judge, 1))
     fixed = options.out / f"beta-{BETAS[0]:g}"
     linear = latent_diffusion(load_vae(fixed).eval(), fixed, train, held_out, judge, options)
-    rows.append({**rows[0], "system": "latent diffusion", **linear})
+    walked = linear.pop("samples")
+    rows.append({**rows[0], "system": "latent diffusion", **linear, "rows": (rows[0]["rows"][0], walked)})
     vae = load_vae(ours).eval()
     rows += [{"system": "beta-Diffusion", "beta": beta} | row(vae, beta, x, judge, 1) for beta in BETAS]
+    pictures = {"original": x[:SHOWN]}
+    for item in rows:
+        for kind, images in zip(("", ", from noise"), item.pop("rows"), strict=True):
+            pictures[f"{item['system']} {item['beta']:g}{kind}"] = images[:SHOWN] * 2 - 1
+    save_grid(options.out / "compare.png", pictures)
     write_json(options.out / "compare.json", {"images": options.images, "floor": judge.floor, "rows": rows})
     print(table(rows, judge.floor))
 
