@@ -5,9 +5,10 @@
 All three have the same encoder, modulator and decoder and see the same number of images; latent diffusion is a linear
 process, f(x,t) = cos(pi t / 2) z, on the autoencoder of the least beta, with a transformer denoiser trained on as many
 images again. For each beta: rate and squared error of held-out images (a draw of the posterior), prior alignment (KL of
-the aggregated posterior's Gaussian to N(0, I), nats, summed over dimensions), FD-EffNet of 1,000 held-out images reconstructed and of
-as many images made from noise, and passes of a network through an image's worth of pixels or tokens. Runs that are
-finished are not trained again. Prints a table, writes it as OUT/compare.json, and draws OUT/compare.png.
+the aggregated posterior's Gaussian to N(0, I), nats, summed over dimensions), FD-EffNet of 1,000 held-out images
+reconstructed and of as many images made from noise, and passes of a network through an image's worth of pixels or
+tokens. Runs that are finished are not trained again. Prints a table, writes it as OUT/compare.json, and draws
+OUT/compare.png. An hour on a busy CPU core.
 """
 
 import argparse
