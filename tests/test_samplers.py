@@ -1,11 +1,13 @@
 """Samplers against the closed-form oracle, where the only error is their own."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
 from betadiffusion import samplers
+from betadiffusion.gaussian import randn, split
 from betadiffusion.levels import uniform
 from betadiffusion.oracle import MixtureOracle, example_path, gaussian_oracle, variance_after
 
@@ -31,7 +33,7 @@ def mixture(dimension=3):
     [(5, 0.62, 0.55, 0.36), (20, 0.89, 0.84, 0.45), (200, 0.99, 0.98, 0.49)],
 )
 def test_variance_follows_the_closed_recursion(steps, euler, posterior, algorithm2):
-    oracle, levels, z = gaussian_oracle(ONE, A, SIGMA), uniform(steps), noise(100_000)
+    oracle, levels, z = gaussian_oracle(ONE, A, SIGMA), uniform(steps), noise(50_000)
     generator = torch.Generator().manual_seed(2)
     cases = [
         ({"eta": 0.0}, euler, samplers.sample(oracle.predict, z, levels, SIGMA, method="euler")),
@@ -48,18 +50,64 @@ def test_variance_follows_the_closed_recursion(steps, euler, posterior, algorith
         assert float(sampled.var()) == pytest.approx(closed, abs=0.02)
 
 
-@pytest.mark.parametrize("variance", [0.25, 1.0, 4.0])
-@pytest.mark.parametrize(("method", "low", "high"), [("euler", 1.8, 2.2), ("heun", 3.5, 4.5), ("multistep", 3.5, 4.5)])
-def test_order_of_convergence(variance, method, low, high):
-    oracle = gaussian_oracle(variance * ONE, A, SIGMA)
-    z, (start, end) = torch.ones(1, 1, dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
+def uneven(steps):
+    """Levels whose steps shrink by half on the way."""
+    u = uniform(steps)
+    return u + 0.2 * u * (u - 1) - 0.02 * (2 * math.pi * u).sin()
+
+
+@pytest.mark.parametrize("levels", [uniform, uneven])
+@pytest.mark.parametrize("variable", samplers.VARIABLES)
+@pytest.mark.parametrize(
+    ("method", "low", "high"),
+    [("euler", 1.7, 2.3), ("heun", 3.3, 4.7), ("multistep", 3.3, 4.7), ("multistep3", 6.0, 20.0)],
+)
+def test_order_of_convergence(method, low, high, variable, levels):
+    """Twice the steps, 2, 4 and 8 times the accuracy, in every variable, on even and on uneven steps."""
+    oracle = gaussian_oracle(torch.diag(torch.tensor([0.25, 1.0, 4.0], dtype=torch.float64)), A, SIGMA)
+    z, (start, end) = torch.ones(1, 3, dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
     # the flow of a Gaussian is a stretch by the ratio of its standard deviations
-    exact = math.sqrt(float(oracle.marginal(end)[1] / oracle.marginal(start)[1]))
+    exact = (oracle.marginal(end)[1][0].diag() / oracle.marginal(start)[1][0].diag()).sqrt()
     errors = [
-        abs(samplers.sample(oracle.predict, z, uniform(n), SIGMA, method=method).item() - exact) for n in (20, 40, 80)
+        float((samplers.sample(oracle.predict, z, levels(n), SIGMA, method=method, variable=variable) - exact).norm())
+        for n in (20, 40, 80)
     ]
     assert low < errors[0] / errors[1] < high
     assert low < errors[1] / errors[2] < high
+
+
+@pytest.mark.parametrize("exponential", [False, True])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_quadrature_is_exact_for_polynomials(order, exponential):
+    points, end = [0.9, 1.0, 1.3][:order], 0.5
+    weights = samplers.quadrature(points, end, exponential=exponential)
+    x = torch.linspace(points[0], end, 200_001, dtype=torch.float64)
+    for power in range(order):
+        found = sum(w * p**power for w, p in zip(weights, points, strict=True))
+        curve = x**power * (x.exp() if exponential else 1)
+        assert found == pytest.approx(float(torch.trapezoid(curve, x)), rel=1e-8)
+
+
+def test_quadrature_of_even_steps_is_the_textbooks():
+    assert samplers.quadrature([1.0, 0.9], 0.9) == pytest.approx([-0.05, -0.05])  # Heun: the trapezoidal rule
+    assert samplers.quadrature([0.9, 1.0], 0.8) == pytest.approx([-0.15, 0.05])  # Adams-Bashforth 2
+    assert samplers.quadrature([0.9, 1.0, 1.1], 0.8) == pytest.approx([-0.1 * w / 12 for w in (23, -16, 5)])
+
+
+def test_variables_agree_where_sigma_does_not_move():
+    """sigma flat: its own coordinate has no slope to extrapolate, and none is asked for."""
+
+    def flat(t):
+        return 0.5 + 0 * t
+
+    oracle, z, levels = gaussian_oracle(ONE, A, flat), noise(5), uniform(8)
+    for method in samplers.METHODS:
+        t, sigma, log_snr = (
+            samplers.sample(oracle.predict, z, levels, flat, method=method, variable=v) for v in samplers.VARIABLES
+        )
+        assert torch.isfinite(t).all()
+        assert torch.allclose(t, sigma)
+        assert torch.allclose(t, log_snr)
 
 
 @pytest.mark.parametrize("method", samplers.METHODS)
@@ -67,9 +115,9 @@ def test_a_mixture_is_reached_from_its_own_end_point(method):
     """Means and covariance of the target, in three dimensions, from draws of the path's true end."""
     oracle = mixture()
     end, start = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    z = oracle.sample(20_000, start, torch.Generator().manual_seed(3))
-    reached = samplers.sample(oracle.predict, z, uniform(100), SIGMA, method=method)
-    target = oracle.sample(20_000, end, torch.Generator().manual_seed(4))
+    z = oracle.sample(10_000, start, torch.Generator().manual_seed(3))
+    reached = samplers.sample(oracle.predict, z, uniform(50), SIGMA, method=method)
+    target = oracle.sample(10_000, end, torch.Generator().manual_seed(4))
     assert torch.allclose(reached.mean(0), target.mean(0), atol=0.05)
     assert torch.allclose(reached.T.cov(), target.T.cov(), rtol=0.06, atol=0.06)
 
@@ -103,19 +151,68 @@ def test_one_step_of_the_posterior_is_exact_given_the_encoding():
     assert float(drawn.var()) == pytest.approx(float(variance), rel=0.02)
 
 
+RANDOM = [{"eta": 0.5}, {"eta": 1.0}, {"churn": 0.5}, {"churn": 1.0}]
+
+
+@pytest.mark.parametrize("method", samplers.METHODS)
+@pytest.mark.parametrize("options", RANDOM, ids=str)
+def test_marginals_stay_right_under_fresh_noise(options, method):
+    """Mean and covariance of the target in two dimensions; what is off shrinks with the steps."""
+    oracle = mixture(2)
+    end, start = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    z = oracle.sample(8_000, start, torch.Generator().manual_seed(3))
+    target = (oracle.weights[:, None] * oracle.means).sum(0)
+    spread = oracle.means - target
+    within, between = oracle.marginal(end)[1], spread[:, :, None] * spread[:, None]
+    covariance = (oracle.weights[:, None, None] * (within + between)).sum(0)
+    off = []
+    for steps in (8, 80):
+        reached = samplers.sample(
+            oracle.predict, z, uniform(steps), SIGMA, method=method, **options,
+            generator=torch.Generator().manual_seed(5),
+        )  # fmt: skip
+        off.append(float((reached.T.cov() - covariance).norm() / covariance.norm()))
+        if steps == 80:
+            assert torch.allclose(reached.mean(0), target, atol=0.06)
+    assert off[1] < 0.08
+    assert off[1] < max(off[0], 0.04)
+
+
 def test_randomness_is_the_generators():
     oracle, z, levels = gaussian_oracle(ONE, A, SIGMA), noise(10), uniform(5)
-    for method in samplers.METHODS:
+    for method, options in itertools.product(samplers.METHODS, RANDOM):
         runs = [
             samplers.sample(
-                oracle.predict, z, levels, SIGMA, method=method, eta=0.5, generator=torch.Generator().manual_seed(seed)
+                oracle.predict, z, levels, SIGMA, method=method, generator=torch.Generator().manual_seed(seed),
+                **options,
             )
             for seed in (1, 1, 2)
-        ]
+        ]  # fmt: skip
         assert torch.equal(runs[0], runs[1])
         assert not torch.equal(runs[0], runs[2])
         fixed = [samplers.sample(oracle.predict, z, levels, SIGMA, method=method) for _ in range(2)]
         assert torch.equal(*fixed)
+
+
+@pytest.mark.parametrize("options", RANDOM, ids=str)
+def test_a_latent_of_a_seed_is_the_same_in_every_batch(options):
+    """One generator per latent: five at once are the five one by one, and the first of twelve."""
+    oracle, levels = mixture(), uniform(5)
+
+    def drawn(count, batch):
+        stream, parts = torch.Generator().manual_seed(7), []
+        for first in range(0, count, batch):
+            generators = split(stream, min(batch, count - first))
+            z = randn((len(generators), 3), torch.empty(0, dtype=torch.float64), generators)
+            parts.append(samplers.sample(oracle.predict, z, levels, SIGMA, generator=generators, **options))
+        return torch.cat(parts)
+
+    assert torch.allclose(drawn(5, 5), drawn(5, 1))
+    assert torch.allclose(drawn(5, 5), drawn(12, 12)[:5])
+    assert torch.allclose(drawn(12, 12), drawn(12, 5))
+    assert not torch.allclose(drawn(5, 5)[0], drawn(5, 5)[1])
+    with pytest.raises(ValueError, match="needs one for each of 3 samples, not 2"):
+        randn((3, 2), torch.empty(0), [torch.Generator(), torch.Generator()])
 
 
 @pytest.mark.parametrize("method", samplers.METHODS)
@@ -145,8 +242,12 @@ def test_bad_arguments_are_refused():
         samplers.sample(oracle.predict, z, uniform(5).flip(0), SIGMA)
     with pytest.raises(ValueError, match="unknown method 'rk4'"):
         samplers.sample(oracle.predict, z, uniform(5), SIGMA, method="rk4")
+    with pytest.raises(ValueError, match="unknown variable 'u'"):
+        samplers.sample(oracle.predict, z, uniform(5), SIGMA, variable="u")
     with pytest.raises(ValueError, match="eta must not be negative"):
         samplers.sample(oracle.predict, z, uniform(5), SIGMA, eta=-1.0)
+    with pytest.raises(ValueError, match="churn must not be negative"):
+        samplers.sample(oracle.predict, z, uniform(5), SIGMA, churn=-1.0)
 
 
 def test_the_sign_of_delta():

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from betadiffusion.cli.main import main
+from betadiffusion.gaussian import split
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.training.runs import load_vae
 from test_evaluate_command import make_run
@@ -23,7 +24,8 @@ def test_samples_of_the_prior_are_what_the_decoder_makes_of_noise(run, tmp_path)
     out = tmp_path / "images"
     assert main(["sample", str(run), "--prior", "--level", "0.9", "--num-images", "3", "--out", str(out)]) == 0
     vae = load_vae(run).eval()
-    z = torch.randn(3, *vae.latent_shape, generator=torch.Generator().manual_seed(0))
+    each = split(torch.Generator().manual_seed(0), 3)
+    z = torch.stack([torch.randn(vae.latent_shape, generator=one) for one in each])
     with torch.no_grad():
         x = (vae.decode(z, torch.tensor(0.9)) / 2 + 0.5).clamp(0, 1)
     expected = (x * 255).round().to(torch.uint8)

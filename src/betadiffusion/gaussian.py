@@ -1,9 +1,12 @@
 """Gaussian densities and divergences. Everything is summed over the dimensions of a sample: one value per sample."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+Generators = torch.Generator | Sequence[torch.Generator]  # one for a batch, or one for each of its samples
 
 
 def sum_over_sample(x: Tensor) -> Tensor:
@@ -37,7 +40,27 @@ def log_density(x: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
     return -0.5 * sum_over_sample(normalised.square() + (math.log(2 * math.pi) + 2 * sigma.log()).expand_as(x))
 
 
-def randn(shape: torch.Size | tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal noise on `like`'s device and dtype, drawn on the generator's own device (so seeds carry over)."""
+def randn(shape: torch.Size | tuple[int, ...], like: Tensor, generator: Generators | None) -> Tensor:
+    """Standard normal noise on `like`'s device and dtype, drawn on the generator's own device (so seeds carry over).
+
+    With a list of generators sample i is drawn from the i-th, whatever the batch. Raises ValueError unless there is one
+    for each of the shape[0] samples.
+    """
+    if isinstance(generator, Sequence):
+        if len(generator) != shape[0]:
+            raise ValueError(f"a list of generators needs one for each of {shape[0]} samples, not {len(generator)}")
+        return torch.stack([randn(shape[1:], like, each) for each in generator])
     device = generator.device if generator is not None else like.device
     return torch.randn(shape, generator=generator, device=device).to(like)
+
+
+def split(generator: Generators | None, count: int) -> Sequence[torch.Generator]:
+    """One generator for each of `count` samples, seeded by the next numbers of `generator`; a list stays as it is.
+
+    Sample i of a stream is then the same however the stream is cut into batches.
+    """
+    if isinstance(generator, Sequence):
+        return generator
+    device = generator.device if generator is not None else "cpu"
+    seeds = [torch.randint(2**63 - 1, (), generator=generator, device=device).item() for _ in range(count)]
+    return [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]

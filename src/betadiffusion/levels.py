@@ -1,12 +1,7 @@
-"""Level spacings: which levels a sampler stops at on its way from `start` down to `end`.
-
-Any monotone clock gives the same latents on another time, so a spacing is free to differ from the one trained with.
-"""
+"""Level spacings: which levels a sampler stops at on its way from `start` down to `end`; `clocks` names more."""
 
 import torch
 from torch import Tensor
-
-SNR_FLOOR = 1e-4  # signal-to-noise below which a level counts as pure noise; log(0) has no spacing
 
 
 def uniform(steps: int, start: float = 1.0, end: float = 0.0) -> Tensor:
@@ -30,19 +25,6 @@ def even_in(quantity: Tensor, knots: Tensor, steps: int, start: float = 1.0, end
     levels = interpolate(targets, travelled, knots)
     levels[0], levels[-1] = start, end
     return levels
-
-
-def log_snr(
-    signal_power: Tensor, sigma: Tensor, knots: Tensor, steps: int, start: float = 1.0, end: float = 0.0
-) -> Tensor:
-    """Levels even in the log signal-to-noise ratio: signal_power = mean over data and dimensions of f^2, (K,)."""
-    snr = (signal_power / sigma.square()).clamp(min=SNR_FLOOR)
-    return even_in(snr.log(), knots, steps, start, end)
-
-
-def rate_linear(rate: Tensor, knots: Tensor, steps: int, start: float = 1.0, end: float = 0.0) -> Tensor:
-    """Levels between which equal amounts of rate, in nats, are gained: rate = mean KL at the knots, (K,)."""
-    return even_in(rate, knots, steps, start, end)
 
 
 def interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:

@@ -3,44 +3,52 @@
 The network gives two predictions for a latent z_t and a level s to go to:
 
     eps   = E[eps | z_t]           the noise, so that f_hat = z_t - sigma_t eps is the mean at level t
-    delta = E[f_s - f_t | z_t]     the change of encoding
+    delta = E[f_s - f_t | z_t]     the change of encoding, and with it the velocity E[df/dt | z_t]
 
 and every sampler is a choice of how to use them in one update (DDIM's family, generalised):
 
     z_s = f_hat + delta + sqrt(sigma_s^2 - k^2) eps + k noise,        k = eta sigma_s sqrt(1 - sigma_s^2 / sigma_t^2)
 
-eta = 0 is an Euler step of the probability-flow ODE  dz = E[df/dt | z_t] dt + eps d(sigma),  which "heun" and
-"multistep" solve to second order; eta = 1 is the posterior of Eq. 15, k = sigma_s Algorithm 2.
+eta = 1 is the posterior of Eq. 15, k = sigma_s Algorithm 2, and eta = 0 a step of the probability-flow ODE
+
+    dz = velocity dt + eps d(sigma)                                                                             (ODE)
+
+whose terms are integrated over a step as polynomials through their last known values. `method` says which: "euler" the
+value at t, "heun" those at t and s, "multistep" the last two and "multistep3" the last three (Adams-Bashforth, for
+steps of any sizes). `variable` says what is a polynomial in what, three ways to write the same ODE:
+
+    "t"          dz           = (velocity + eps d(sigma)/dt) dt
+    "sigma"      dz           = velocity dt + eps d(sigma)
+    "log_snr"    d(z / sigma) = velocity / sigma dt + f_hat e^l dl,       l = -log(sigma), the e^l integrated exactly
 """
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from betadiffusion.gaussian import randn
+from betadiffusion.gaussian import Generators, randn
 
 Prediction = tuple[Tensor, Tensor]
 Predict = Callable[[Tensor, Tensor, Tensor], Prediction]
 Sigma = Callable[[Tensor], Tensor]
 Callback = Callable[[int, Tensor, Tensor], None]
-Method = Literal["euler", "heun", "multistep"]
-METHODS: tuple[Method, ...] = ("euler", "heun", "multistep")
+Method = Literal["euler", "heun", "multistep", "multistep3"]
+METHODS: tuple[Method, ...] = ("euler", "heun", "multistep", "multistep3")
+Variable = Literal["t", "sigma", "log_snr"]
+VARIABLES: tuple[Variable, ...] = ("t", "sigma", "log_snr")
 
-VELOCITY_STEP = 1e-3  # share of a step over which the ODE solvers ask for delta, to have it as a velocity
+VALUES = {"euler": 1, "heun": 1, "multistep": 2, "multistep3": 3}  # of the past and present that a step builds on
+AHEAD = 2.0**-20  # levels over which delta is asked for, to have it as a velocity: float32 levels keep it exact
+NEAR = 0.05  # share of a step: values that are nearer to each other tell no slope
 
 
 def evaluations(method: Method, steps: int) -> int:
     """Network evaluations that `steps` steps of a method cost."""
-    return 2 * steps if method == "heun" else steps
-
-
-def update(z: Tensor, eps: Tensor, delta: Tensor, sigma_t: Tensor, sigma_s: Tensor, k: Tensor, noise: Tensor) -> Tensor:
-    """One update of the family from level t to s: z, eps, delta and noise (B, ...); sigma_t, sigma_s, k 0-d."""
-    # z_s = f_hat + delta + sqrt(sigma_s^2 - k^2) eps + k noise
-    return z - sigma_t * eps + delta + (sigma_s.square() - k.square()).clamp(min=0).sqrt() * eps + k * noise
+    return 2 * steps if method == "heun" else steps + (method == "multistep3")
 
 
 def posterior_noise(sigma_t: Tensor, sigma_s: Tensor, eta: float) -> Tensor:
@@ -55,82 +63,141 @@ def sample(
     sigma: Sigma,
     *,
     method: Method = "heun",
+    variable: Variable = "sigma",
     eta: float = 0.0,
-    generator: torch.Generator | None = None,
+    churn: float = 0.0,
+    generator: Generators | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
     """Latents at level `levels[-1]` from latents z (B, ...) at level `levels[0]`.
 
-    predict(z, t, s) -> (eps, delta), t and s 0-d; levels a falling 1-d tensor in [0, 1]; sigma a function of t;
-    method "euler", "heun" (two evaluations a step) or "multistep" (Adams-Bashforth 2); eta >= 0 the share of fresh
-    noise, drawn from `generator`; callback(step, z, level) after every step. With eta = 0 nothing is random.
-    Raises ValueError for levels that do not fall, an unknown method or a negative eta.
+    predict(z, t, s) -> (eps, delta), t and s 0-d; levels a falling 1-d tensor in [0, 1]; sigma a differentiable
+    function of t; method and variable as above ("heun" costs two evaluations a step, "multistep3" one more than steps).
+    eta >= 0: the share of fresh noise; churn >= 0: before each step but the first z climbs by so many steps, noise
+    added (Karras et al. 2022, Alg. 2); both draw from `generator`, one or a list of one per latent, and with both at 0
+    nothing is random. callback(step, z, level) after every step.
+    Raises ValueError for levels that do not fall, an unknown method or variable and a negative eta or churn.
     """
-    _check(levels, method, eta)
-    previous: Prediction | None = None
-    previous_step: Prediction | None = None
+    _check(levels, method, variable, eta, churn)
+    past: list[Known] = []
+    velocity: Tensor | None = None
     for i, (t, s) in enumerate(pairwise(levels)):
-        sigma_t, sigma_s = sigma(t), sigma(s)
-        k = posterior_noise(sigma_t, sigma_s, eta)
-        noise = randn(z.shape, z, generator) if eta > 0 else torch.zeros_like(z)
-        if method == "euler":
-            eps, delta = predict(z, t, s)
-        else:
-            eps, velocity = now = _velocity(predict, z, t, s)
-            step = (sigma_s - sigma_t, s - t)
-            if method == "heun":
-                # trapezoidal rule, eps in sigma and velocity in t, with the prediction where an Euler step would land
-                z_far = update(z, eps, velocity * (s - t), sigma_t, sigma_s, torch.zeros_like(k), noise)
-                eps_far, velocity_far = _velocity(predict, z_far, s, t)
-                eps, velocity = (eps + eps_far) / 2, (velocity + velocity_far) / 2
-            else:
-                eps, velocity = _adams_bashforth(now, previous, step, previous_step)
-                previous, previous_step = now, step
-            delta = velocity * (s - t)
-        z = update(z, eps, delta, sigma_t, sigma_s, k, noise)
+        if churn > 0 and velocity is not None:
+            up = (t + churn * (t - s)).clamp(max=1)
+            # z_up ~ q(z_up | z_t, x), with the change of f as last predicted                          (Eq. 14)
+            spread = (sigma(up).square() - sigma(t).square()).clamp(min=0).sqrt()
+            z, t = z + velocity * (up - t) + spread * randn(z.shape, z, generator), up
+        eps, velocity = _ask(predict, z, t, s, method)
+        past = [_known(variable, z, eps, velocity, t, s, sigma), *past][: VALUES[method]]
+        landed = _step(variable, z, past, t, s, sigma)
+        if method == "heun" or (method == "multistep3" and i == 0):
+            eps, velocity = _ask(predict, landed, s, t, method)
+            landed = _step(variable, z, [past[0], _known(variable, landed, eps, velocity, s, t, sigma)], t, s, sigma)
+        if eta > 0:
+            # of the noise in z_s, sigma_s eps, a part becomes new: sqrt(sigma_s^2 - k^2) eps + k noise
+            k, sigma_s = posterior_noise(sigma(t), sigma(s), eta), sigma(s)
+            kept = (sigma_s.square() - k.square()).clamp(min=0).sqrt()
+            landed = landed + (kept - sigma_s) * eps + k * randn(z.shape, z, generator)
+        z = landed
         if callback is not None:
             callback(i, z, s)
     return z
 
 
 def algorithm2(
-    predict: Predict, z: Tensor, levels: Tensor, sigma: Sigma, *, generator: torch.Generator | None = None
+    predict: Predict, z: Tensor, levels: Tensor, sigma: Sigma, *, generator: Generators | None = None
 ) -> Tensor:
     """The paper's Algorithm 2, its sign of delta corrected (erratum 2), to compare with: arguments as in `sample`.
 
     It draws the whole of sigma_s anew at every step, so the variance of f given z_t is lost and the loss compounds
     (erratum 3): more steps do not help it.
     """
-    _check(levels, "euler", 0.0)
+    _check(levels, "euler", "sigma", 0.0, 0.0)
     for t, s in pairwise(levels):
         eps, delta = predict(z, t, s)
         # z_s = f_hat + delta + sigma_s noise                                                 (Algorithm 2, k = sigma_s)
-        z = update(z, eps, delta, sigma(t), sigma(s), sigma(s), randn(z.shape, z, generator))
+        z = z - sigma(t) * eps + delta + sigma(s) * randn(z.shape, z, generator)
     return z
 
 
-def _velocity(predict: Predict, z: Tensor, t: Tensor, s: Tensor) -> Prediction:
-    """eps and E[df/dt | z_t], from delta over a small share of the step (exact where delta is linear in s - t)."""
-    tau = VELOCITY_STEP * (s - t)
+class Known(NamedTuple):
+    """The terms of the ODE at one level: each a value (B, ...), to be integrated over a coordinate."""
+
+    values: list[Tensor]
+    coordinates: list[float]
+
+
+def _ask(predict: Predict, z: Tensor, t: Tensor, s: Tensor, method: Method) -> Prediction:
+    """eps and velocity at level t: for Euler's step from delta over the whole of it, else at t itself."""
+    if method == "euler":
+        eps, delta = predict(z, t, s)
+        return eps, delta / (s - t)
+    t = t.float().double()
+    tau = math.copysign(AHEAD, float(s - t))
     eps, delta = predict(z, t, t + tau)
     return eps, delta / tau
 
 
-def _adams_bashforth(
-    now: Prediction, before: Prediction | None, step: Prediction, step_before: Prediction | None
-) -> Prediction:
-    """Second-order mean of each prediction over the coming step, in its own variable: eps in sigma, velocity in t."""
-    if before is None or step_before is None:
-        return now
-    # y_bar = y_i + h_i / (2 h_{i-1}) (y_i - y_{i-1}); an unmoved variable (sigma flat) contributes nothing
-    ratio = [torch.where(h0 == 0, 0.0, h / (2 * h0)) for h, h0 in zip(step, step_before, strict=True)]
-    return now[0] + ratio[0] * (now[0] - before[0]), now[1] + ratio[1] * (now[1] - before[1])
+def _known(
+    variable: Variable, z: Tensor, eps: Tensor, velocity: Tensor, t: Tensor, toward: Tensor, sigma: Sigma
+) -> Known:
+    """The values at level t; `toward` is the step's other end, on whose side of t sigma is differentiated."""
+    if variable == "t":
+        beside = t + math.copysign(AHEAD, float(toward - t))
+        slope = torch.func.jvp(sigma, (beside,), (torch.ones_like(beside),))[1]
+        values = [velocity + slope * eps]
+    elif variable == "sigma":
+        values = [velocity, eps]
+    else:
+        values = [velocity / sigma(t), z - sigma(t) * eps]
+    return Known(values, _coordinates(variable, t, sigma))
 
 
-def _check(levels: Tensor, method: str, eta: float) -> None:
+def _coordinates(variable: Variable, t: Tensor, sigma: Sigma) -> list[float]:
+    if variable == "t":
+        return [float(t)]
+    return [float(t), float(sigma(t)) if variable == "sigma" else -math.log(float(sigma(t)))]
+
+
+def _step(variable: Variable, z: Tensor, known: list[Known], t: Tensor, s: Tensor, sigma: Sigma) -> Tensor:
+    """z (B, ...) from level t to s by the polynomials through what is known, `known[0]` at t."""
+    change = torch.zeros_like(z)
+    for j, end in enumerate(_coordinates(variable, s, sigma)):
+        points: dict[float, Tensor] = {}
+        for values, coordinates in known:
+            x = coordinates[j]
+            if all(abs(x - other) > NEAR * abs(end - known[0].coordinates[j]) for other in points):
+                points[x] = values[j]
+        weights = quadrature(list(points), end, exponential=variable == "log_snr" and j == 1)
+        change = change + sum(weight * value for weight, value in zip(weights, points.values(), strict=True))
+    return sigma(s) * (z / sigma(t) + change) if variable == "log_snr" else z + change
+
+
+def quadrature(points: list[float], end: float, *, exponential: bool = False) -> list[float]:
+    """Weights of the values at `points` in the integral from points[0] to `end` of the polynomial through them.
+
+    With `exponential` the polynomial is multiplied by e^x. Points are distinct, the first the step's start.
+    """
+    x = torch.tensor(points, dtype=torch.float64) - points[0]
+    h, order = end - points[0], len(points)
+    if exponential:
+        moments = [math.expm1(h)]  # int_0^h u^k e^u du, by parts
+        for k in range(1, order):
+            moments.append(h**k * math.exp(h) - k * moments[-1])
+        moments = [math.exp(points[0]) * moment for moment in moments]
+    else:
+        moments = [h ** (k + 1) / (k + 1) for k in range(order)]
+    # sum_i w_i x_i^k = int_0^h u^k du for every k < order
+    weights: list[float] = torch.linalg.solve(torch.vander(x, increasing=True).T, x.new_tensor(moments)).tolist()
+    return weights
+
+
+def _check(levels: Tensor, method: str, variable: str, eta: float, churn: float) -> None:
     if levels.ndim != 1 or len(levels) < 2 or not bool((levels.diff() < 0).all()):
         raise ValueError(f"levels must be a 1-d tensor of at least two falling values, not {levels.tolist()}")
-    if method not in METHODS:
-        raise ValueError(f"unknown method '{method}'; choose {', '.join(METHODS)}")
-    if eta < 0:
-        raise ValueError(f"eta must not be negative, not {eta}")
+    for name, value, names in (("method", method, METHODS), ("variable", variable, VARIABLES)):
+        if value not in names:
+            raise ValueError(f"unknown {name} '{value}'; choose {', '.join(names)}")
+    for name, share in (("eta", eta), ("churn", churn)):
+        if share < 0:
+            raise ValueError(f"{name} must not be negative, not {share}")

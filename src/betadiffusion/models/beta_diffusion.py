@@ -9,7 +9,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from betadiffusion.gaussian import expand_as, randn
+from betadiffusion.gaussian import Generators, expand_as, randn
 from betadiffusion.models.vae import VAEOutput
 from betadiffusion.nn.curves import LevelCurve, RisingLevelCurve
 from betadiffusion.nn.dit import SIGMA_START, Modulator, TokenDecoder, to_grid
@@ -155,7 +155,7 @@ class BetaDiffusionAutoencoder(ModelMixin, ConfigMixin):
         """mu(x,t), deterministic: arguments as in `posterior`."""
         return self.posterior(x, t)[0]
 
-    def encode_sample(self, x: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode_sample(self, x: Tensor, t: Tensor, generator: Generators | None = None) -> Tensor:
         """z = mu + sigma eps, eps drawn from `generator`: arguments as in `posterior`."""
         mean, sigma = self.posterior(x, t)
         return mean + sigma * randn(mean.shape, mean, generator)

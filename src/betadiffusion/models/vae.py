@@ -9,7 +9,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from betadiffusion.gaussian import expand_as, randn
+from betadiffusion.gaussian import Generators, expand_as, randn
 from betadiffusion.nn.conv import ConvDecoder, ConvEncoder
 from betadiffusion.nn.curves import LevelCurve, RisingLevelCurve
 from betadiffusion.nn.embedding import LevelEmbedding
@@ -116,7 +116,7 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
         mean = self.encode_mean(x, t)
         return mean, expand_as(self.sigma(self._levels(t, len(x))), mean).expand_as(mean)
 
-    def encode_sample(self, x: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode_sample(self, x: Tensor, t: Tensor, generator: Generators | None = None) -> Tensor:
         """z_t = f(x,t) + sigma(t) eps, eps drawn from `generator`: arguments as in `encode_mean`."""
         mean, sigma = self.posterior(x, t)
         return mean + sigma * randn(mean.shape, mean, generator)

@@ -1,0 +1,56 @@
+"""What the commands that walk have in common: the choices of a sampler, checked."""
+
+from typing import Any, Literal
+
+Method = Literal["euler", "heun", "multistep", "multistep3"]
+Variable = Literal["t", "sigma", "log_snr"]
+Clock = Literal["uniform", "log_snr", "rate_linear", "path_length", "fitted", "beta_linear", "beta_sinusoidal"]
+
+DEFAULTS: dict[str, Any] = {
+    "steps": 20, "method": "heun", "variable": "sigma", "eta": 0.0, "churn": 0.0, "clock": "uniform", "end": 0.0,
+}  # fmt: skip
+
+
+def walking_options(
+    steps: int, method: Method, variable: Variable, eta: float, churn: float, clock: Clock, end: float
+) -> dict[str, Any]:
+    """Options of `BetaDiffusionPipeline.walk`; ValueError for numbers that cannot be."""
+    check_steps(steps)
+    check_eta(eta)
+    if not 0 <= churn < float("inf"):
+        raise ValueError(f"--churn must not be negative, not {churn}")
+    if not 0 <= end < 1:
+        raise ValueError(f"--end must be a level from 0 to below 1, not {end}")
+    values = (steps, method, variable, eta, churn, clock, end)
+    return dict(zip(DEFAULTS, values, strict=True))
+
+
+def no_effect(without: str, *others: str) -> ValueError:
+    """The refusal of options of the walk where nothing walks."""
+    *names, last = [f"--{name}" for name in (*DEFAULTS, *others)]
+    return ValueError(f"{', '.join(names)} and {last} have no effect {without}")
+
+
+def check_steps(steps: int) -> None:
+    """ValueError for no steps."""
+    if steps < 1:
+        raise ValueError(f"--steps must be positive, not {steps}")
+
+
+def check_eta(eta: float) -> None:
+    """ValueError for less than none and for infinity."""
+    if not 0 <= eta < float("inf"):
+        raise ValueError(f"--eta must not be negative, not {eta}")
+
+
+def check_seed(seed: int) -> None:
+    """ValueError for what no generator takes."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"--seed must be from 0 to 2^63 - 1, not {seed}")
+
+
+def cost(method: Method, steps: int) -> str:
+    """What one image costs, in words."""
+    from betadiffusion.samplers import evaluations
+
+    return f"{evaluations(method, steps)} network evaluations each"

@@ -1,0 +1,52 @@
+"""The levels at which a denoiser's walk stops, on any clock: what `clocks` needs, from the denoiser's own tables."""
+
+import torch
+from torch import Tensor
+
+from betadiffusion.clocks import Clock, Path, clock_levels, fit
+from betadiffusion.levels import interpolate
+from betadiffusion.models.denoiser import NonlinearDenoiser
+from betadiffusion.schedules import Schedule
+
+KNOTS = 129
+FIT_LATENTS = 256
+
+
+def walk_levels(
+    denoiser: NonlinearDenoiser, schedule: Schedule, clock: Clock, steps: int, start: float = 1.0, end: float = 0.0
+) -> Tensor:
+    """`steps + 1` levels from start down to end, evenly on a clock: float64; schedule: of the VAE that made the levels.
+
+    "fitted" is measured once a denoiser, at the cost of 256 samples, and kept as its `fitted_clock`.
+    """
+    if clock == "uniform":
+        return clock_levels(clock, steps, start, end)
+    return clock_levels(clock, steps, start, end, denoiser_path(denoiser, schedule, fitted=clock == "fitted"))
+
+
+def denoiser_path(denoiser: NonlinearDenoiser, schedule: Schedule, *, fitted: bool = False) -> Path:
+    """The path of a denoiser, from the moments that its Gaussian part was calibrated with."""
+    tables = denoiser.preconditioning
+    knots = torch.linspace(0, 1, KNOTS, dtype=torch.float64)
+
+    def at_knots(values: Tensor) -> Tensor:
+        own = torch.linspace(0, 1, len(values), dtype=torch.float64)
+        return interpolate(knots, own, values.double().cpu())
+
+    return Path(
+        knots,
+        at_knots((tables.f_variance + tables.f_mean.square()).mean(1)),
+        at_knots((tables.v_variance + tables.v_mean.square()).mean(1)),
+        at_knots(tables.log_sigma).exp(),
+        schedule,
+        interpolate(knots, *_fitted(denoiser)) if fitted else None,
+    )
+
+
+def _fitted(denoiser: NonlinearDenoiser) -> tuple[Tensor, Tensor]:
+    """Levels and readings of the clock "fitted"."""
+    if getattr(denoiser, "fitted_clock", None) is None:
+        generator = torch.Generator().manual_seed(0)
+        z = torch.randn(FIT_LATENTS, *denoiser.config.latent_shape, generator=generator).to(denoiser.device)
+        denoiser.fitted_clock = fit(denoiser.predict, denoiser.sigma, z)
+    return denoiser.fitted_clock
