@@ -180,7 +180,7 @@ def test_what_the_gaussian_part_leaves_over_has_unit_scale():
         t = torch.full((len(x),), level)
         f, v = math.cos(math.pi / 2 * level) * x, -math.pi / 2 * math.sin(math.pi / 2 * level) * x
         eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
-        given = model.preconditioning(f + model.sigma(t)[:, None, None, None] * eps, t)
+        given = model.preconditioning(f + model.sigma(t)[:, None, None, None] * eps, t, t)
         for left in ((eps - given.eps) / given.eps_scale, (v - given.velocity) / given.velocity_scale):
             assert torch.allclose(left.flatten(1).std(0)[:3], torch.ones(3), atol=0.05)
             assert (left.flatten(1).std(0)[3] < 0.1).all()  # a shut channel does not ask for capacity

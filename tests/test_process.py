@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from betadiffusion.gaussian import gaussian_kl, log_density, randn, standard_normal_kl, sum_over_sample
-from betadiffusion.objectives import denoising_loss, multi_beta_objective, optimal_pixel_sigma
+from betadiffusion.objectives import multi_beta_objective, optimal_pixel_sigma, scaled_error
 from betadiffusion.process import diffuse, forward_step, posterior
 from betadiffusion.schedules import Sinusoidal
 
@@ -56,11 +56,11 @@ def test_the_optimal_pixel_sigma_minimises_the_objective():
     assert all(-log_density(x, x_hat, best.detach() * f).mean() > nll for f in (0.9, 1.1))
 
 
-def test_denoising_loss_is_unit_for_errors_of_the_expected_scale():
+def test_the_scaled_error_is_unit_for_errors_of_the_expected_scale():
     target, scale = torch.randn(1000, 8, generator=G), torch.tensor(0.1)
-    loss = denoising_loss(target + 0.1, target, target - 0.1, target, scale, scale)
-    assert torch.allclose(loss, torch.full((1000,), 2.0), atol=1e-4)
-    assert (denoising_loss(target, target, target, target, scale, scale) == 0).all()
+    loss = scaled_error(target + 0.1, target, scale)
+    assert torch.allclose(loss, torch.ones(1000), atol=1e-4)
+    assert (scaled_error(target, target, scale) == 0).all()
 
 
 def test_the_markov_chain_has_the_marginals_of_the_path():

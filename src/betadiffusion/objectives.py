@@ -1,11 +1,13 @@
 """Training objectives, one value per sample; only the trainer averages over the batch."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from betadiffusion.gaussian import log_density, standard_normal_kl, sum_over_sample
 from betadiffusion.schedules import Weights
+
+MIN_SNR_GAMMA = 5.0  # Hang et al. 2023
 
 
 class VAETerms(NamedTuple):
@@ -33,14 +35,23 @@ def optimal_pixel_sigma(squared_error: Tensor, pixels: int) -> Tensor:
     return (squared_error.mean() / pixels).sqrt()
 
 
-def denoising_loss(
-    eps_hat: Tensor, eps: Tensor, velocity_hat: Tensor, velocity: Tensor, eps_scale: Tensor, velocity_scale: Tensor
-) -> Tensor:
-    """Eq. 19 with the change of encoding as a velocity delta / tau (erratum 4), per dimension: all (B, ...); (B,).
+def scaled_error(guess: Tensor, target: Tensor, scale: Tensor | float) -> Tensor:
+    """Squared error in units of a scale, per dimension: guess and target (B, ...), scale broadcast to them; (B,).
 
-    Each error is measured in units of the scale that its target has once the Gaussian part of it is known (see
-    `nn.preconditioning`), so that neither output nor any level drowns another.
+    Eq. 19 is the sum of two. With the scale that a target has once the Gaussian part of it is known (see
+    `nn.preconditioning`), and the change of encoding as a velocity delta / tau (erratum 4), neither output nor any
+    level drowns another.
     """
-    eps_error = ((eps_hat - eps) / eps_scale).square()
-    velocity_error = ((velocity_hat - velocity) / velocity_scale).square()
-    return (eps_error + velocity_error).flatten(1).mean(1)
+    return ((guess - target) / scale).square().flatten(1).mean(1)
+
+
+def snr_weight(weighting: Literal["sigma", "min_snr"], snr: Tensor) -> Tensor:
+    """Weight w(t), not normalised, of a level's errors in units of what is left over, from snr = V f / sigma^2 >= 0.
+
+    Such an error of eps is (1 + 1/snr) times the plain one, as V f / (V f + sigma^2) is left over of eps.
+    "sigma": |f_hat - f|^2 / sigma^2, the plain error of eps. "min_snr": that of f in units of V f, times
+    min(snr, 5) (Hang et al. 2023, sec. 3.4).
+    """
+    # |f_hat - f|^2 / sigma^2 = |eps_hat - eps|^2 = snr / (1 + snr) of the error in units of what is left over
+    plain = snr / (1 + snr)
+    return plain if weighting == "sigma" else snr.clamp(max=MIN_SNR_GAMMA) / (1 + snr)

@@ -44,6 +44,8 @@ class DenoiserArguments(TypedDict, total=False):
     dropout: float
     knots: int
     sigma_knots: int
+    prediction: str
+    condition: dict[str, Any] | None
 
 
 class BetaDiffusionArguments(TypedDict, total=False):

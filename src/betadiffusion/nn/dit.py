@@ -7,6 +7,7 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, scaled_dot_product_attention
 
+from betadiffusion.nn.condition import By, CrossAttention, Embedded
 from betadiffusion.nn.embedding import LevelEmbedding
 from betadiffusion.nn.precision import in_float32
 
@@ -15,7 +16,10 @@ SIGMA_MAX = 2.0  # the prior's is 1; no posterior gains by more
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention among tokens (B,N,width); ValueError where `head_dim` does not divide the width."""
+    """Multi-head attention among tokens (B,N,width), those of them that a mask (B,N) has, where there is one.
+
+    Raises ValueError where `head_dim` does not divide the width.
+    """
 
     def __init__(self, width: int, head_dim: int) -> None:
         super().__init__()
@@ -25,9 +29,10 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = self.qkv(h).unflatten(2, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
-        return self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        attended = scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
+        return self.out(attended.transpose(1, 2).flatten(2))
 
 
 class Modulated(nn.Module):
@@ -41,31 +46,42 @@ class Modulated(nn.Module):
         nn.init.zeros_(self.modulation.weight)  # adaLN-zero
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, h: Tensor, embedding: Tensor, *given: Tensor | None) -> Tensor:
         shift, scale, gate = self.modulation(embedding)[:, None].chunk(3, dim=2)
-        return h + gate * self.layer(torch.addcmul(shift, self.norm(h), 1 + scale))
+        return h + gate * self.layer(torch.addcmul(shift, self.norm(h), 1 + scale), *given)
 
 
 class DiTBlock(nn.Module):
-    """Attention among tokens (left out where `head_dim` is None), then an MLP on each, both modulated by the level."""
+    """Attention among tokens (left out where `head_dim` is None), then an MLP on each, both modulated by the level.
 
-    def __init__(self, width: int, head_dim: int | None, dropout: float) -> None:
+    With `cross` the tokens read those of a condition in between.
+    """
+
+    def __init__(self, width: int, head_dim: int | None, dropout: float, cross: bool = False) -> None:
         super().__init__()
         mlp = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Dropout(dropout), nn.Linear(4 * width, width)
         )
         layers = ([SelfAttention(width, head_dim)] if head_dim else []) + [mlp]
         self.branches = nn.ModuleList(Modulated(layer, width) for layer in layers)
+        self.cross = CrossAttention(width, width) if cross else None
 
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        for branch in self.branches:
-            h = branch(h, embedding)
-        return h
+    def forward(
+        self, h: Tensor, embedding: Tensor, mask: Tensor | None = None, condition: Embedded | None = None
+    ) -> Tensor:
+        *attention, mlp = self.branches
+        for branch in attention:
+            h = branch(h, embedding, mask)
+        if self.cross is not None:
+            h = self.cross(h, condition)
+        return mlp(h, embedding)
 
 
 class TokenNetwork(nn.Module):
     """Tokens (B,N,inputs) of a square grid and levels t (B,) to (B,N,outputs), by `depth` blocks of `width`.
 
+    With `steps` it is told the step t - s (B,) to another level as well. A condition enters as `condition_by` says, its
+    tokens of the same width: added to the level's embedding, read in every block, or appended to the network's own.
     Positions are sines and cosines made for the grid at hand. With `zero` the output is 0 at the start.
     Raises ValueError for a width that is no multiple of 4 or of `head_dim`, or tokens that fill no square grid.
     """
@@ -80,13 +96,18 @@ class TokenNetwork(nn.Module):
         head_dim: int | None,
         zero: bool,
         dropout: float = 0.0,
+        steps: bool = False,
+        condition_by: By | None = None,
     ) -> None:
         super().__init__()
         if width % 4:
             raise ValueError(f"a width of {width} has no sines and cosines of two coordinates: use a multiple of 4")
         self.embedding = nn.Sequential(LevelEmbedding(width), nn.SiLU())
+        self.step_embedding = nn.Sequential(LevelEmbedding(width), nn.SiLU()) if steps else None
         self.stem = nn.Linear(inputs, width)
-        self.blocks = nn.ModuleList(DiTBlock(width, head_dim, dropout) for _ in range(depth))
+        cross = condition_by == "cross_attention"
+        self.blocks = nn.ModuleList(DiTBlock(width, head_dim, dropout, cross) for _ in range(depth))
+        self.condition_by = condition_by
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, outputs)
@@ -94,18 +115,30 @@ class TokenNetwork(nn.Module):
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
 
-    def trunk(self, tokens: Tensor, t: Tensor) -> Tensor:
+    def trunk(self, tokens: Tensor, t: Tensor, step: Tensor | None = None, condition: Embedded | None = None) -> Tensor:
         """All but the last layer: (B,N,width)."""
-        embedding = self.embedding(t)
-        h = self.stem(tokens)
+        level, activation = self.embedding
+        embedding = level(t)
+        if self.condition_by == "adaln":
+            embedding = embedding + condition.tokens[:, 0]
+        embedding = activation(embedding)
+        if self.step_embedding is not None:
+            embedding = embedding + self.step_embedding(step)
+        h, mask = self.stem(tokens), None
         h = h + positions(h)
+        if self.condition_by == "tokens":
+            mask = torch.cat([condition.mask.new_ones(h.shape[:2]), condition.mask], dim=1)
+            h = torch.cat([h, condition.tokens.to(h)], dim=1)
         for block in self.blocks:
-            h = block(h, embedding)
+            h = block(h, embedding, mask, condition)
+        h = h[:, : tokens.shape[1]]
         shift, scale = self.modulation(embedding)[:, None].chunk(2, dim=2)
         return torch.addcmul(shift, self.norm(h), 1 + scale)
 
-    def forward(self, tokens: Tensor, t: Tensor) -> Tensor:
-        return self.head(self.trunk(tokens, t))
+    def forward(
+        self, tokens: Tensor, t: Tensor, step: Tensor | None = None, condition: Embedded | None = None
+    ) -> Tensor:
+        return self.head(self.trunk(tokens, t, step, condition))
 
 
 class Modulator(nn.Module):
@@ -184,22 +217,39 @@ class TokenDecoder(nn.Module):
 
 
 class LevelDiT(nn.Module):
-    """Denoiser for latents on a grid: (B,C,g,g) and levels t (B,) to (B,2C,g,g), both outputs 0 at the start."""
+    """Denoiser for latents on a grid: (B,C,g,g) and levels t (B,) to (B,outputs*C,g,g), 0 at the start.
 
-    def __init__(self, *, latent_channels: int, width: int, depth: int, head_dim: int, dropout: float) -> None:
+    With `steps` it is told the step t - s to the level to go to as well, and a condition as `TokenNetwork` is.
+    """
+
+    def __init__(
+        self,
+        *,
+        latent_channels: int,
+        width: int,
+        depth: int,
+        head_dim: int,
+        dropout: float,
+        outputs: int = 2,
+        steps: bool = False,
+        condition_by: By | None = None,
+    ) -> None:
         super().__init__()
         self.network = TokenNetwork(
             latent_channels,
-            2 * latent_channels,
+            outputs * latent_channels,
             width=width,
             depth=depth,
             head_dim=head_dim,
             zero=True,
             dropout=dropout,
+            steps=steps,
+            condition_by=condition_by,
         )
+        self.condition_width = width
 
-    def forward(self, z: Tensor, t: Tensor) -> Tensor:
-        return to_grid(self.network(to_tokens(z), t))
+    def forward(self, z: Tensor, t: Tensor, step: Tensor | None = None, condition: Embedded | None = None) -> Tensor:
+        return to_grid(self.network(to_tokens(z), t, step, condition))
 
 
 def to_tokens(z: Tensor) -> Tensor:

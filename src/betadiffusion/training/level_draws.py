@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.special import ndtri
 
 from betadiffusion.schedules import LogBeta, Schedule
 from betadiffusion.training.config import LevelsConfig
@@ -10,6 +11,11 @@ from betadiffusion.training.config import LevelsConfig
 def spread_levels(batch: int, generator: torch.Generator) -> Tensor:
     """Levels (batch,) in [0, 1), each uniform, together even: one random offset, steps of 1/batch, wrapped around."""
     return (torch.rand(1, generator=generator) + torch.arange(batch) / batch) % 1
+
+
+def logit_normal(u: Tensor, mean: float, scale: float) -> Tensor:
+    """Levels in [0, 1] whose logit is N(mean, scale^2), from numbers u uniform in [0, 1) (as Esser et al. 2024)."""
+    return (mean + scale * ndtri(u.double())).sigmoid().to(u)
 
 
 class LevelDraw:

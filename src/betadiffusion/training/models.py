@@ -1,5 +1,6 @@
 """Both kinds of autoencoder, and the denoiser over them, as a run's configuration asks for them."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
@@ -11,6 +12,7 @@ from torch import Tensor
 from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.models.presets import beta_diffusion_preset, denoiser_preset, vae_preset
 from betadiffusion.models.vae import MultiBetaVAE
+from betadiffusion.nn.condition import ConditionSpec
 from betadiffusion.training.config import RunConfig, autoencoder, chosen, denoiser_name
 
 if TYPE_CHECKING:
@@ -58,10 +60,12 @@ def _architecture(name_or_path: str) -> dict[str, Any]:
         ) from error
 
 
-def build_denoiser(config: RunConfig, vae: Autoencoder) -> NonlinearDenoiser:
+def build_denoiser(config: RunConfig, vae: Autoencoder, condition: ConditionSpec | None = None) -> NonlinearDenoiser:
     """The denoiser that a run's configuration asks for, untrained, between the levels of `vae`."""
     shape = {"latent_shape": vae.latent_shape, "sigma_knots": vae.config.knots}
-    return NonlinearDenoiser(**denoiser_preset(denoiser_name(config), **chosen(config.denoiser), **shape))
+    asked = None if condition is None else dataclasses.asdict(condition)
+    made = shape | {"prediction": config.diffusion.prediction, "condition": asked}
+    return NonlinearDenoiser(**denoiser_preset(denoiser_name(config), **chosen(config.denoiser), **made))
 
 
 def load_vae(run_folder: Path) -> Autoencoder:

@@ -34,8 +34,11 @@ LOG_STEPS = 50
 class Stage(Protocol):
     """What differs between stages: the model, its loss, its validation.
 
-    A stage may have `begin(images)`, called before each step with the number of images seen, and an `opponent`: a
-    network that is trained against the model, on the same images (`Adversary`).
+    A stage may have `begin(images)`, called before each step with the number of images seen; `end(reduce)`, called
+    before each update with what reduces a tensor over processes, reduce(tensor, "sum"); an `opponent`: a network that
+    is trained against the model, on the same images (`Adversary`); and `networks`: prefixes of the names of parameters
+    that together hold them all, each with its rate as a multiple of the configured one. Gradients are clipped network
+    by network.
     """
 
     name: str
@@ -77,8 +80,10 @@ class Trainer:
         self.stage, self.config, self.folder, self.seed = stage, config, folder, seed
         self.accelerator, self.identity, self.first_step = accelerator, identity, first_step
         self.plain = stage.model.to(accelerator.device, memory_format=torch.channels_last)
+        self.networks: dict[str, float] = getattr(stage, "networks", {"": 1.0})
         self.ema = copy.deepcopy(self.plain).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self._parameter_groups(), betas=config.adam_betas, fused=True)
+        self.clipped = [self._named(prefix) for prefix in self.networks]
         self.model = accelerator.prepare_model(self.plain)
         self.parts: dict[str, Any] = {"model": self.plain, "ema": self.ema, "optimizer": self.optimizer}
         self.optimizers = [self.optimizer]
@@ -154,10 +159,12 @@ class Trainer:
             total += self._backward(self.model, last, batch, self.stage.losses, indices[part], draw)
             if opponent is not None:
                 against += self._backward(self.opponent_model, last, batch, opponent.losses)
-        norm = nn.utils.clip_grad_norm_(self.plain.parameters(), config.clip_norm)
+        norm = sum(nn.utils.clip_grad_norm_(named.values(), config.clip_norm) for named in self.clipped)
         if opponent is not None:
             norm = norm + nn.utils.clip_grad_norm_(opponent.parameters(), config.clip_norm)
             opponent.adapt(accelerator.reduce)
+        if hasattr(self.stage, "end"):
+            self.stage.end(accelerator.reduce)
         mean_loss, mean_against, stop = self._agree(total, against, norm)
         if not math.isfinite(mean_loss):
             raise TrainingError(
@@ -203,21 +210,28 @@ class Trainer:
             average.copy_(value)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Encoder, other networks, and the learned curves of the level, which have no decay; without what is frozen."""
+        """Of each network the encoder, the rest, and the learned curves of the level, which have no decay; without what
+        is frozen."""
         config, groups = self.config, []
-        named = [(name, weight) for name, weight in self.plain.named_parameters() if weight.requires_grad]
-        curves = [weight for name, weight in named if "_curve." in name]
-        encoder = [weight for name, weight in named if name.startswith("encoder.")]
-        others = [weight for name, weight in named if not (name.startswith("encoder.") or "_curve." in name)]
-        for weights, rate, decay in (
-            (encoder, config.encoder_rate, config.weight_decay),
-            (others, 1.0, config.weight_decay),
-            (curves, config.curve_rate, 0.0),
-        ):
-            peak = config.learning_rate * rate
-            if weights:
-                groups.append({"params": weights, "peak": peak, "lr": peak, "weight_decay": decay})
+        for prefix, network_rate in self.networks.items():
+            named = {name: weight for name, weight in self._named(prefix).items() if weight.requires_grad}
+            curves = [weight for name, weight in named.items() if "_curve." in name]
+            encoder = [weight for name, weight in named.items() if name.startswith("encoder.")]
+            others = [w for name, w in named.items() if not (name.startswith("encoder.") or "_curve." in name)]
+            for weights, rate, decay in (
+                (encoder, config.encoder_rate, config.weight_decay),
+                (others, 1.0, config.weight_decay),
+                (curves, config.curve_rate, 0.0),
+            ):
+                peak = config.learning_rate * network_rate * rate
+                if weights:
+                    groups.append({"params": weights, "peak": peak, "lr": peak, "weight_decay": decay})
         return groups
+
+    def _named(self, prefix: str) -> dict[str, nn.Parameter]:
+        """Parameters whose names begin with `prefix`, by the rest of their names."""
+        named = self.plain.named_parameters()
+        return {name.removeprefix(prefix): weight for name, weight in named if name.startswith(prefix)}
 
     def _validate(self) -> None:
         if self.accelerator.is_main_process:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from betadiffusion.data import ImageSet
+from betadiffusion.gaussian import expand_as
 from betadiffusion.models.vae import VAEOutput
 from betadiffusion.objectives import VAETerms, multi_beta_objective
 from betadiffusion.training.adversary import Adversary
-from betadiffusion.training.config import LevelsConfig, PerceptualConfig, PretextConfig
+from betadiffusion.training.config import LevelsConfig, PathConfig, PerceptualConfig, PretextConfig
 from betadiffusion.training.feature_cache import FeatureCache
 from betadiffusion.training.images import load_images, pass_size
 from betadiffusion.training.level_draws import LevelDraw, spread_levels
@@ -24,6 +25,8 @@ from betadiffusion.training.pretext import draw_pretext
 VALIDATION_LEVELS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 BETA_LEVELS = tuple(i / 8 for i in range(9))  # of beta-Diffusion: even in log beta
 VALIDATION_IMAGES = 256
+CURVED_STEP = 0.02  # between the three levels that tell how f bends
+CURVED_SHARE = 4  # one image in so many has its path looked at
 CALIBRATION_IMAGES = 64  # each gives a sample per token and channel
 PICTURES = 8
 
@@ -31,8 +34,9 @@ PICTURES = 8
 class VAEStage:
     """Eq. 4 in nats per pixel: the objective of an image, divided by its number of pixels and channels.
 
-    `levels`: how they are drawn, uniformly by default. `perceptual`: terms beside Eq. 4, none by default. `features`:
-    those of the training images under a frozen encoder, in its place. `pretext`: what beta-Diffusion does not see.
+    `levels`: how they are drawn, uniformly by default. `perceptual` and `path`: terms beside Eq. 4, none by default.
+    `features`: those of the training images under a frozen encoder, in its place. `pretext`: what beta-Diffusion does
+    not see.
     """
 
     name = "vae"
@@ -46,9 +50,11 @@ class VAEStage:
         levels: LevelsConfig | None = None,
         perceptual: PerceptualConfig | None = None,
         features: FeatureCache | None = None,
+        path: PathConfig | None = None,
         pretext: PretextConfig | None = None,
     ) -> None:
         self.model, self.train, self.device, self.features = model, train, device, features
+        self.curvature = 0.0 if path is None else path.curvature
         self.count = len(train)
         self.held_out = load_images(held_out, np.arange(min(VALIDATION_IMAGES, len(held_out))), device)
         self.pretext = pretext if pretext is not None and (pretext.mask or pretext.noise) else None
@@ -96,6 +102,13 @@ class VAEStage:
             reconstruction = weights.rec * terms.reconstruction / pixels + extra
             weight = self.model.get_parameter(self.last_layer)
             losses = losses + self.opponent.term(x, out.x_hat, reconstruction, weight)
+        if self.curvature:
+            few = torch.arange(0, len(x), CURVED_SHARE, device=self.device)
+            some = given["features"][few] if "features" in given else x[few]
+            if hasattr(self.model, "features") and "features" not in given:
+                some = self.model.features(some)
+            share = self.curvature * len(x) / len(few)
+            losses = losses.index_add(0, few, curvature(self.model, some, t[few]).to(losses), alpha=share)
         return losses
 
     def _terms(self, x: Tensor, t: Tensor, out: VAEOutput, kl_share: float = 1.0) -> VAETerms:
@@ -149,6 +162,22 @@ class VAEStage:
             h = seen(model, load_images(self.train, part, self.device))
             total += len(part) * torch.stack([model.posterior_of(h, t)[1].square().mean() for t in levels]).cpu()
         model.calibrate_sigma((total / len(images)).sqrt().to(self.device))
+
+
+def curvature(model: Autoencoder, given: Tensor, t: Tensor) -> Tensor:
+    """Mean of (d^2 f/dt^2)^2 / sigma(t)^2 over latent dimensions, (B,), by differences at three levels around t (B,).
+
+    `given`: images, or a ViT's features of them. In float32, since lower precision does not resolve the difference;
+    sigma has no gradient of it, else it would be least where sigma is largest.
+    """
+    centre = t.clamp(CURVED_STEP, 1 - CURVED_STEP)
+    levels = torch.cat([centre - CURVED_STEP, centre, centre + CURVED_STEP])
+    with torch.autocast(given.device.type, enabled=False):
+        given = torch.cat([given] * 3).float()
+        f = model.posterior_of(given, levels)[0] if hasattr(model, "features") else model.encode_mean(given, levels)
+    before, here, after = f.chunk(3)
+    bend = (before - 2 * here + after) / CURVED_STEP**2
+    return (bend / expand_as(model.sigma(centre).detach(), f)).square().flatten(1).mean(1)
 
 
 def last_layer(model: Autoencoder) -> str:
