@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from betadiffusion.data import AttributeSet, DataError, files, load, utkface
+from betadiffusion.data import AttributeSet, DataError, Subset, files, load, utkface
 
 AGES = np.array([1, 12, 13, 50, 51, 99, 116, 30])
 FEMALE = np.array([0, 1, 1, 0, 1, 0, 1, 0], bool)
@@ -146,3 +146,10 @@ def test_other_pictures_are_not_taken(tmp_path):
     assert not utkface.detect(root)
     with pytest.raises(DataError, match="cannot be read"):
         read(root, source="utkface:{}")
+
+
+def test_groups_of_age(tmp_path):
+    faces = Subset(read(with_metadata(tmp_path / "faces")), np.arange(N)[::-1])
+    groups, names = faces.groupings["age_group"]
+    ages = ["child", "child", "teenager", "middle-aged", "over_50", "over_50", "over_50", "young"]
+    assert [names[group] for group in groups[::-1]] == ages

@@ -11,7 +11,8 @@ class ArrayImages:
     """An image set over one (N, C, H, W) uint8 array, in memory or memory-mapped.
 
     skipped: the files left out, each "name (reason)"; names: the files of the N images, if they came from files.
-    labels: (N,) int64 class labels, if known; partition: (N,) of "train", "valid", "test", if there is an official one.
+    labels: (N,) int64 class labels, if known, and label_names what label 0, 1, ... is called, if they have names.
+    partition: (N,) of "train", "valid", "test", if there is an official one.
     attribute_names, attributes: A names and (N, A) bool make it an attribute set.
     factor_names, factor_sizes, factors: K names, K numbers of values and (N, K) integers make it a factor set.
     DataError where one of them does not fit the N images.
@@ -29,6 +30,7 @@ class ArrayImages:
         skipped: list[str] | None = None,
         names: list[str] | None = None,
         labels: np.ndarray | None = None,
+        label_names: tuple[str, ...] | None = None,
         partition: np.ndarray | None = None,
         attribute_names: tuple[str, ...] | None = None,
         attributes: np.ndarray | None = None,
@@ -41,6 +43,7 @@ class ArrayImages:
         self.skipped = skipped or []
         self.names = names
         self.labels = labels
+        self.label_names = label_names
         self.partition = None if partition is None else np.asarray(partition)
         self.image_shape: tuple[int, int, int] = array.shape[1:]
         for kind, values in (("labels", labels), ("partition", partition), ("attributes", attributes)):

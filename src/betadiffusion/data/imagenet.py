@@ -51,6 +51,7 @@ def load(path: Path, size: int | None, channels: int | None, cache_dir: Path | N
         images.skipped,
         images.names,
         labels=np.array([number[kind] for _, kind in kept], np.int64),
+        label_names=tuple(classes),
         partition=None if kept[0][0] is None else np.array([PARTS[part] for part, _ in kept]),
     )
 

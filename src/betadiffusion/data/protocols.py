@@ -1,4 +1,4 @@
-"""What an image set, a factor set and an attribute set are."""
+"""What an image set, a factor set, an attribute set and a caption set are."""
 
 from typing import Protocol, runtime_checkable
 
@@ -17,8 +17,9 @@ class ImageSet(Protocol):
     image_shape: (C, H, W).
     skipped: the files that could not be read, each "name (reason)".
 
-    A set may also have `labels`, (N,) int64 classes, and `partition`, (N,) strings "train", "valid" or "test", where
-    its publishers divided it; absent or None where there are none.
+    A set may also have `labels`, (N,) int64 classes, `label_names`, what label 0, 1, ... is called, and `partition`,
+    (N,) strings "train", "valid" or "test", where its publishers divided it; absent or None where there are none. It
+    may have `groupings`: by name further classes (N,) int64 with their names, as UTKFace's groups of age.
     """
 
     name: str
@@ -59,4 +60,15 @@ class AttributeSet(ImageSet, Protocol):
 
     def attributes(self, indices: np.ndarray) -> np.ndarray:
         """The attributes of the images at `indices`, (B,), as (B, A) bool."""
+        ...
+
+
+@runtime_checkable
+class CaptionSet(ImageSet, Protocol):
+    """An image set with one or several captions of each image, `caption_counts`, (N,) integers, of them."""
+
+    caption_counts: np.ndarray
+
+    def captions(self, indices: np.ndarray) -> list[list[str]]:
+        """The captions of each of the images at `indices`, (B,)."""
         ...

@@ -25,6 +25,7 @@ READERS = {
     "lsun": "betadiffusion.data.lsun",
     "utkface": "betadiffusion.data.utkface",
     "cifar10": "betadiffusion.data.cifar10",
+    "flickr8k": "betadiffusion.data.captions",
     "imagenet": "betadiffusion.data.imagenet",
 }
 

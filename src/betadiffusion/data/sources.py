@@ -13,6 +13,7 @@ from betadiffusion.data.readers import READERS, detect, reader
 from betadiffusion.data.shapes import Shapes
 
 NAMES = ("shapes", "dsprites", "fashion-mnist")
+GARMENTS = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 
 
@@ -46,7 +47,9 @@ def load(
                 "Fashion-MNIST is not installed: run `sudo apt-get install dataset-fashion-mnist`, "
                 "or give the path of a folder with its idx files instead of its name."
             )
-        return load_idx("fashion-mnist", files, size or 32, channels)
+        images = load_idx("fashion-mnist", files, size or 32, channels)
+        images.label_names = GARMENTS
+        return images
     try:
         return _load_path(str(source), size, channels, cache_dir, progress)
     except OSError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from betadiffusion.data.arrays import find
-from betadiffusion.data.protocols import AttributeSet, DataError, FactorSet, ImageSet
+from betadiffusion.data.protocols import AttributeSet, CaptionSet, DataError, FactorSet, ImageSet
 
 
 def split(n: int, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -21,14 +21,15 @@ def split(n: int, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Subset:
-    """The images of `base` at `indices`, (M,) integers in any order; a factor or attribute set where `base` is one.
+    """The images of `base` at `indices`, (M,) integers in any order, with all that is known of them.
 
-    `labels`, (M,) int64, and `partition`, (M,) strings, are the base's, or None. DataError where an index lies outside
-    the base.
+    `labels`, (M,) int64, `label_names` and `partition`, (M,) strings, are the base's, or None; so are the groupings,
+    none or more. It is a factor, attribute or caption set where `base` is one. DataError where an index lies outside.
     """
 
-    # Set only where the base has them: isinstance(..., FactorSet) and AttributeSet look for them.
+    # Set only where the base has them: isinstance(..., FactorSet), AttributeSet and CaptionSet look for them.
     attribute_names: tuple[str, ...]
+    caption_counts: np.ndarray
     factor_names: tuple[str, ...]
     factor_sizes: tuple[int, ...]
 
@@ -42,9 +43,14 @@ class Subset:
         self.skipped = base.skipped
         labels, partition = getattr(base, "labels", None), getattr(base, "partition", None)
         self.labels: np.ndarray | None = None if labels is None else labels[self.indices]
+        self.label_names: tuple[str, ...] | None = getattr(base, "label_names", None)
+        groupings = getattr(base, "groupings", {}).items()
+        self.groupings = {name: (classes[self.indices], names) for name, (classes, names) in groupings}
         self.partition: np.ndarray | None = None if partition is None else partition[self.indices]
         if isinstance(base, AttributeSet):
             self.attribute_names = base.attribute_names
+        if isinstance(base, CaptionSet):
+            self.caption_counts = base.caption_counts[self.indices]
         if isinstance(base, FactorSet):
             self.factor_names, self.factor_sizes = base.factor_names, base.factor_sizes
         self._array: np.ndarray | None = None
@@ -59,6 +65,10 @@ class Subset:
     def attributes(self, indices: np.ndarray) -> np.ndarray:
         """The attributes of the images at `indices`, (B,) in [0, M), as (B, A) bool."""
         return self.base.attributes(self.indices[indices])
+
+    def captions(self, indices: np.ndarray) -> list[list[str]]:
+        """The captions of each of the images at `indices`, (B,) in [0, M)."""
+        return self.base.captions(self.indices[indices])
 
     def factors(self, indices: np.ndarray) -> np.ndarray:
         """The factors of the images at `indices`, (B,) in [0, M), as (B, K) int64."""

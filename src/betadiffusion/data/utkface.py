@@ -19,6 +19,7 @@ from betadiffusion.data.protocols import DataError, ImageSet
 NAME = "utkface"
 METADATA = "metadata.csv"
 COLUMNS = ("file_name", "age", "gender", "race")
+AGE_GROUPS = {"child": 0, "teenager": 13, "young": 20, "middle-aged": 36, "over_50": 51}  # the first age of each
 FILE_NAME = re.compile(r"(\d{1,3})_([01])_[0-4]_\d{8}")  # age, gender, race, date and time; .jpg, .jpg.chip.jpg
 
 
@@ -27,12 +28,14 @@ class UTKFace(ArrayImages):
 
     Of these bright, warm_hue (not of grey images) and high_contrast say whether the mean luminance, the mean of red
     minus blue and the standard deviation of the luminance are above their medians over the set. They are computed when
-    attributes are first asked for.
+    attributes are first asked for. The grouping age_group divides the ages as AGE_GROUPS does.
     """
 
     def __init__(self, images: ArrayImages, skipped: list[str], ages: np.ndarray, female: np.ndarray) -> None:
         super().__init__(NAME, images.array, skipped, images.names)
         self._labelled = np.stack([ages < 13, ages > 50, female], axis=1)
+        groups = np.searchsorted(list(AGE_GROUPS.values()), ages, side="right") - 1
+        self.groupings = {"age_group": (groups, tuple(AGE_GROUPS))}
         of_pictures = (
             ("bright", "warm_hue", "high_contrast") if self.image_shape[0] == 3 else ("bright", "high_contrast")
         )
