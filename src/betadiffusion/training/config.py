@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 Precision = Literal["auto", "fp32", "bf16"]
 Tracker = Literal["tensorboard", "wandb"]
-Stage = Literal["vae", "diffusion", "report"]
+Stage = Literal["vae", "diffusion", "joint", "decoder", "report"]
 BetaDiffusionPreset = Literal[
     "tiny32", "tiny64", "scratch32", "scratch64", "dinov2-s", "dinov2-b", "dinov2-l", "dinov2-s-registers",
     "dinov2-b-registers", "dinov2-l-registers", "mae-b", "mae-l",
@@ -160,6 +160,51 @@ class PerceptualConfig:
 
 
 @dataclass
+class JointConfig:
+    """How stage "joint" trains autoencoder and denoiser together, in place of stages "vae" and "diffusion".
+
+    Args:
+        stop_gradient: the denoising loss does not reach the autoencoder; else it shapes the path.
+        weight: without stop_gradient, weight of the denoising loss beside Eq. 4, both summed over their dimensions.
+        denoiser_rate: rate of the denoiser, as a multiple of vae_training.learning_rate.
+        moment_images: half-life, in images, of the running moments of the path that the denoiser counts on.
+    """
+
+    stop_gradient: bool = True
+    weight: float = 0.1
+    denoiser_rate: float = 0.5
+    moment_images: int = 5_000
+
+
+@dataclass
+class DecoderConfig(PerceptualConfig):
+    """What stage "decoder" lowers; encoder, sigma(t) and s(t) stay as they are.
+
+    Args:
+        l1: weight of the mean absolute error of a pixel.
+        lpips: weight of the LPIPS distance.
+        lpips_weights: its weights, a .safetensors or a hub id.
+        adversarial: weight of the hinge loss of a patch discriminator, on top of the adaptive weight.
+        start_images: images after which discriminator and adversarial term set in.
+        channels: channels of the discriminator's first layer.
+        l2: weight of the mean squared error of a pixel.
+        max_level: codes are draws of q(z|x;t) at levels even from 0 to this one; at 0 the other levels are let go.
+        walked: share of images whose codes the diffusion walks back from `walk_level`, so that the decoder meets the
+            sampler's errors; the others' are draws of q(z|x;t).
+        walk_level: level that those codes are walked back from.
+        walk_steps: steps of that walk, by Heun.
+    """
+
+    l1: float = 1.0
+    adversarial: float = 0.5
+    l2: float = 0.0
+    max_level: float = 0.0
+    walked: float = 0.0
+    walk_level: float = 0.5
+    walk_steps: int = 5
+
+
+@dataclass
 class DenoiserConfig:
     """The denoiser: a preset, and what to change in it (None: as the preset has it).
 
@@ -185,6 +230,71 @@ class DenoiserConfig:
     head_dim: int | None = None
     activation: Literal["silu", "sigmoid"] | None = None
     dropout: float | None = None
+
+
+@dataclass
+class PathConfig:
+    """What stage "vae" asks of the path between the levels, beside Eq. 4.
+
+    Args:
+        curvature: weight of the mean of (d^2 f/dt^2)^2 / sigma(t)^2 over latent dimensions, on a quarter of each batch:
+            a straighter path needs fewer steps; 0 for none.
+    """
+
+    curvature: float = 0.0
+
+
+@dataclass
+class DiffusionConfig:
+    """What the denoiser predicts, and how stage "diffusion" weighs and draws levels.
+
+    Args:
+        prediction: "velocity" (eps and df/dt), "any_step" (eps and the mean change of encoding to any level),
+            "flow_map" (eps and the change to where the ODE lands at any level, for very few steps), "flow" (velocity of
+            z alone; without eps, so nothing can add fresh noise), or "paper" (Eq. 19, its unit weights, to compare).
+        weighting: weight of a level's errors, which are in units of what the Gaussian part leaves over: "uniform",
+            "sigma" (as the plain error of eps, 1 / sigma^2 of that of f), "min_snr" (gamma 5), or "learned"
+            (log-variances of both outputs, learned over the level).
+        levels: "uniform", "logit_normal", or "importance" (in proportion to the loss met before, errors divided by it,
+            so that the objective stays). In a batch the levels are spread evenly over the distribution.
+        logit_mean: mean of the logit of the level, for "logit_normal"; above 0 is towards the prior.
+        logit_scale: its standard deviation.
+        velocity: df/dt by "difference" of two encodings, or "exact", by forward-mode differentiation; where the latent
+            cache is on, df/dt comes from there.
+    """
+
+    prediction: Literal["velocity", "any_step", "flow_map", "flow", "paper"] = "velocity"
+    weighting: Literal["uniform", "sigma", "min_snr", "learned"] = "uniform"
+    levels: Literal["uniform", "logit_normal", "importance"] = "uniform"
+    logit_mean: float = 0.0
+    logit_scale: float = 1.0
+    velocity: Literal["difference", "exact"] = "difference"
+
+
+@dataclass
+class ConditionConfig:
+    """What the denoiser of stage "diffusion" can be asked for: a class, attributes, or a text.
+
+    Args:
+        kind: "labels", "attributes" or "text" of the data, or "none".
+        by: how the condition enters the network: "adaln", added to the level's embedding; "cross_attention", read in
+            every block; or "tokens", appended to the network's own (DiT).
+        dropout: share of images whose condition is kept from the network, which learns to do without, as walks back
+            and guidance need it; of attributes others are left unsaid at random as well.
+        classes: for "labels", which, where the data have several or none of their own: a factor's name, or a grouping
+            such as UTKFace's age_group.
+        attributes: for "attributes", which; null for all that the data have.
+        text_encoder: for "text", a sentence encoder, CLIP or T5, a hub id or a local folder; it stays frozen.
+        text_tokens: tokens kept of a text beside the encoder's summary of it, unless it enters by "adaln".
+    """
+
+    kind: Literal["none", "labels", "attributes", "text"] = "none"
+    by: Literal["adaln", "cross_attention", "tokens"] = "adaln"
+    dropout: float = 0.1
+    classes: str | None = None
+    attributes: list[str] | None = None
+    text_encoder: str | None = None
+    text_tokens: int = 24
 
 
 @dataclass
@@ -266,6 +376,13 @@ def _diffusion_defaults() -> OptimisationConfig:
     )  # fmt: skip
 
 
+def _decoder_defaults() -> OptimisationConfig:
+    return OptimisationConfig(
+        images=100_000, batch_size=64, learning_rate=2e-4, warmup_images=5_000, ema_images=10_000,
+        validate_images=25_000, checkpoint_images=25_000,
+    )  # fmt: skip
+
+
 @dataclass
 class RunConfig:
     """A whole run: data, models, both stages of training, the report.
@@ -275,15 +392,21 @@ class RunConfig:
         data: which images.
         vae: the multi-beta VAE.
         beta_diffusion: beta-Diffusion.
+        path: what stage "vae" asks of the path between levels.
         denoiser: the denoiser between levels.
+        diffusion: what the denoiser predicts, and how its training weighs and draws levels.
+        condition: what the denoiser can be asked for.
         levels: how stage "vae" draws levels, and how soon the KL counts.
         pretext: what makes stage "vae" harder for beta-Diffusion.
         perceptual: terms of stage "vae" beside Eq. 4.
-        vae_training: optimisation of stage "vae".
+        joint: how stage "joint" trains both networks.
+        decoder: what stage "decoder" lowers.
+        vae_training: optimisation of stage "vae", and of "joint".
         diffusion_training: optimisation of stage "diffusion", with the VAE frozen.
+        decoder_training: optimisation of stage "decoder", with all but the decoder frozen.
         cache: caches of features and latents.
         report: what the report measures.
-        stages: which stages to run, in this order.
+        stages: which stages to run, in this order: vae and diffusion, or joint for both; decoder; report.
         seed: of everything random.
         precision: "bf16" or "fp32" arithmetic of the networks; "auto" is bf16 where the hardware has it.
         cpu: stay on the CPU even where there is a GPU.
@@ -296,12 +419,18 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     beta_diffusion: BetaDiffusionConfig = field(default_factory=BetaDiffusionConfig)
+    path: PathConfig = field(default_factory=PathConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    condition: ConditionConfig = field(default_factory=ConditionConfig)
     levels: LevelsConfig = field(default_factory=LevelsConfig)
     pretext: PretextConfig = field(default_factory=PretextConfig)
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    joint: JointConfig = field(default_factory=JointConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     vae_training: OptimisationConfig = field(default_factory=OptimisationConfig)
     diffusion_training: OptimisationConfig = field(default_factory=_diffusion_defaults)
+    decoder_training: OptimisationConfig = field(default_factory=_decoder_defaults)
     cache: CacheConfig = field(default_factory=CacheConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     stages: list[Stage] = field(default_factory=lambda: ["vae", "diffusion", "report"])
@@ -321,6 +450,15 @@ def autoencoder(config: RunConfig) -> VAEConfig | BetaDiffusionConfig:
 def denoiser_name(config: RunConfig) -> str:
     """The preset of the denoiser of a run: the configured one, or that which fits the autoencoder."""
     return config.denoiser.preset or (config.vae.preset if config.model == "multi_beta_vae" else "dit")
+
+
+def diffusion_clash(config: DiffusionConfig) -> str:
+    """Why two options of stage "diffusion" do not go together, in a sentence; '' where they do."""
+    if config.prediction == "paper" and config.weighting != "uniform":
+        return "diffusion.prediction 'paper' weighs by one (Eq. 19): diffusion.weighting must be 'uniform'"
+    if config.weighting == "learned" and config.levels == "importance":
+        return "diffusion.levels 'importance' has no effect with diffusion.weighting 'learned', which evens out losses"
+    return ""
 
 
 def chosen(config: VAEConfig | BetaDiffusionConfig | DenoiserConfig) -> dict[str, Any]:

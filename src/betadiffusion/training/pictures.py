@@ -1,34 +1,40 @@
 """Labelled picture grids."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 LEAST_SIDE = 64  # smaller images are enlarged to at least this, by whole pixels
 LABEL = 124
 GAP = 2
+FONT = 13
 
 
-def grid(rows: Mapping[str, Tensor]) -> Image.Image:
-    """One picture: a row of images (B,C,H,W) in [-1, 1] for every label, the label to its left."""
+def grid(rows: Mapping[str, Tensor], columns: Sequence[str] = ()) -> Image.Image:
+    """One picture: a row of images (B,C,H,W) in [-1, 1] for every label, the label to its left; `columns` on top."""
     side = next(iter(rows.values())).shape[-1]
     zoom = max(1, -(-LEAST_SIDE // side))
     side *= zoom
-    columns = max(len(images) for images in rows.values())
-    canvas = Image.new("RGB", (LABEL + columns * (side + GAP), len(rows) * (side + GAP)), "white")
+    across = max(len(images) for images in rows.values())
+    font = ImageFont.load_default(FONT)
+    left = max(LABEL, *(int(font.getlength(label)) + 12 for label in rows))
+    top = 2 * FONT if columns else 0
+    canvas = Image.new("RGB", (left + across * (side + GAP), top + len(rows) * (side + GAP)), "white")
     draw = ImageDraw.Draw(canvas)
+    for c, label in enumerate(columns):
+        draw.text((left + c * (side + GAP) + side // 2, top // 2), label, fill="black", anchor="mm", font=font)
     for r, (label, images) in enumerate(rows.items()):
-        y = r * (side + GAP)
-        draw.text((4, y + side // 2), label, fill="black", anchor="lm", font_size=13)
+        y = top + r * (side + GAP)
+        draw.text((4, y + side // 2), label, fill="black", anchor="lm", font=font)
         pixels = ((images.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         for c, array in enumerate(pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()):
             array = np.repeat(np.repeat(array, zoom, 0), zoom, 1)
-            canvas.paste(Image.fromarray(array), (LABEL + c * (side + GAP), y))
+            canvas.paste(Image.fromarray(array), (left + c * (side + GAP), y))
     return canvas
 
 

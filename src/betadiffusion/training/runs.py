@@ -1,12 +1,13 @@
-"""A run: data, both stages, and the pipeline that they leave in the run's folder.
+"""A run: data, its stages, and the pipeline that they leave in the run's folder.
 
-out/config.yaml   out/vae/   out/diffusion/   out/pipeline/
+out/config.yaml   out/vae/   out/diffusion/   out/joint/   out/decoder/   out/pipeline/
 """
 
 import dataclasses
 import netrc
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,10 +20,13 @@ from accelerate import Accelerator
 
 from betadiffusion.data import DataError, Subset, load, split
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
+from betadiffusion.training.conditions import Conditions, make_conditions
 from betadiffusion.training.config import DataConfig, OptimisationConfig, RunConfig
+from betadiffusion.training.decoder_stage import DecoderStage, encoder_fingerprint
 from betadiffusion.training.diffusion_stage import DiffusionStage
 from betadiffusion.training.feature_cache import FeatureCache
 from betadiffusion.training.files import write_folder, write_text
+from betadiffusion.training.joint_stage import JointStage
 from betadiffusion.training.latent_cache import LatentCache
 from betadiffusion.training.models import Autoencoder, build_denoiser, build_vae, image_size, load_vae, settings
 from betadiffusion.training.trainer import Stage, Trainer
@@ -41,15 +45,16 @@ def run(config: RunConfig) -> Path:
     accelerator = make_accelerator(config)
     with accelerator.main_process_first():
         train, held_out = load_split(config.data, image_size(config), config.seed)
+    conditions = make_run_conditions(config, (train, held_out), accelerator)  # first of all, so that a slip shows now
     torch.manual_seed(config.seed)  # initial weights
     vae = build_vae(config, train.image_shape)
     if "vae" in config.stages:
         features = make_feature_cache(config, vae.to(accelerator.device), train, accelerator)
-        stage = VAEStage(
-            vae, train, held_out, accelerator.device, config.levels, config.perceptual, features, config.pretext
-        )
+        options = (config.levels, config.perceptual, features, config.path, config.pretext)
+        stage = VAEStage(vae, train, held_out, accelerator.device, *options)
         identity = {
-            "vae": settings(vae), "levels": config.levels, "perceptual": config.perceptual, "pretext": config.pretext,
+            "vae": settings(vae), "levels": config.levels, "perceptual": config.perceptual, "path": config.path,
+            "pretext": config.pretext,
             "cache": {"features": features is not None},
         }  # fmt: skip
         trained = _fit(stage, config.vae_training, config, accelerator, identity)
@@ -59,17 +64,68 @@ def run(config: RunConfig) -> Path:
     if "diffusion" in config.stages:
         accelerator.wait_for_everyone()  # until the main process has written the VAE
         vae = load_vae(out)
-        denoiser = build_denoiser(config, vae)
+        denoiser = build_denoiser(config, vae, conditions[0].spec if conditions else None)
         cache = make_cache(config, vae.to(accelerator.device), train, accelerator)
-        stage = DiffusionStage(denoiser, vae, train, held_out, cache, accelerator.device)
-        identity = {"vae": settings(vae), "denoiser": settings(denoiser), "cache": config.cache.levels}
-        trained = _fit(stage, config.diffusion_training, config, accelerator, identity)
+        device, options = accelerator.device, config.diffusion
+        stage = DiffusionStage(denoiser, vae, train, held_out, cache, device, options, conditions)
+        identity = {
+            "vae": settings(vae), "denoiser": settings(denoiser), "cache": config.cache.levels,
+            "diffusion": config.diffusion,
+        }  # fmt: skip
+        if conditions:
+            identity["condition"] = config.condition
+        trained = stage.finish(_fit(stage, config.diffusion_training, config, accelerator, identity))
         if accelerator.is_main_process:
             pipeline = BetaDiffusionPipeline(vae=vae.cpu(), denoiser=trained.cpu())
             write_folder(out / "pipeline", pipeline.save_pretrained)
+    if "joint" in config.stages:
+        _train_jointly(config, vae, train, held_out, accelerator)
+    if "decoder" in config.stages:
+        accelerator.wait_for_everyone()
+        _tune_decoder(config, train, held_out, accelerator)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return out
+
+
+def _train_jointly(
+    config: RunConfig, vae: Autoencoder, train: Subset, held_out: Subset, accelerator: Accelerator
+) -> None:
+    """Stage "joint": leaves what stages "vae" and "diffusion" would leave."""
+    out, denoiser = Path(config.out), build_denoiser(config, vae)
+    features = make_feature_cache(config, vae.to(accelerator.device), train, accelerator)
+    options = (config.joint, config.levels, config.perceptual, features, config.path)
+    stage = JointStage(vae, denoiser, train, held_out, accelerator.device, *options)
+    identity = {
+        "vae": settings(vae), "denoiser": settings(denoiser), "joint": config.joint, "levels": config.levels,
+        "perceptual": config.perceptual, "path": config.path, "cache": {"features": features is not None},
+    }  # fmt: skip
+    trained = _fit(stage, config.vae_training, config, accelerator, identity)
+    if accelerator.is_main_process:
+        stage.finish(trained)
+        write_folder(out / "vae" / "model", trained.vae.save_pretrained)
+        pipeline = BetaDiffusionPipeline(vae=trained.vae.cpu(), denoiser=trained.denoiser.cpu())
+        write_folder(out / "pipeline", pipeline.save_pretrained)
+
+
+def _tune_decoder(config: RunConfig, train: Subset, held_out: Subset, accelerator: Accelerator) -> None:
+    """Stage "decoder": the VAE of the run, and its pipeline where there is one, get the new decoder."""
+    out, pipeline = Path(config.out), None
+    vae = load_vae(out)
+    encoder = encoder_fingerprint(vae)
+    if (out / "pipeline").is_dir():
+        pipeline = BetaDiffusionPipeline.from_pretrained(out / "pipeline")
+        if encoder_fingerprint(pipeline.vae) != encoder:
+            raise ValueError(f"{out}/pipeline has another encoder than {out}/vae/model: run stage 'diffusion' again")
+    denoiser = pipeline.denoiser if pipeline is not None and config.decoder.walked else None
+    stage = DecoderStage(vae, train, held_out, accelerator.device, config.decoder, denoiser)
+    identity = {"vae": settings(vae), "encoder": encoder, "decoder": config.decoder}
+    trained = _fit(stage, config.decoder_training, config, accelerator, identity).vae.cpu()
+    if accelerator.is_main_process:
+        write_folder(out / "vae" / "model", trained.save_pretrained)
+        if pipeline is not None:
+            pipeline.register_modules(vae=trained)
+            write_folder(out / "pipeline", pipeline.to("cpu").save_pretrained)
 
 
 def load_config(run_folder: Path) -> RunConfig:
@@ -137,6 +193,17 @@ def make_cache(config: RunConfig, vae: Autoencoder, train: Subset, accelerator: 
     return cache if exact else None
 
 
+def make_run_conditions(
+    config: RunConfig, parts: Sequence[Subset], accelerator: Accelerator
+) -> list[Conditions] | None:
+    """The conditions of the training and of the held-out images; None where the denoiser is asked for nothing."""
+    if config.condition.kind == "none" or "diffusion" not in config.stages:
+        return None
+    folder, quiet = Path(config.out) / "diffusion" / "captions", not accelerator.is_main_process
+    with accelerator.main_process_first():
+        return make_conditions(config.condition, parts, folder, accelerator.device, quiet)
+
+
 def make_accelerator(config: RunConfig) -> Accelerator:
     """Device, processes, precision and trackers of a run."""
     precision = config.precision
@@ -188,7 +255,10 @@ def _fit(
     identity = _plain({"training": optimisation, "data": data, "seed": config.seed} | models)
     identity["precision"] = accelerator.mixed_precision
     folder = Path(config.out) / stage.name
-    first_step = config.vae_training.images if stage.name == "diffusion" else 0
+    first_step = {
+        "diffusion": config.vae_training.images,
+        "decoder": config.vae_training.images + config.diffusion_training.images,
+    }.get(stage.name, 0)
     trainer = Trainer(
         stage, training, folder,
         accelerator=accelerator, seed=config.seed, identity=identity, first_step=first_step,
