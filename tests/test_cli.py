@@ -1,6 +1,7 @@
 """The command line: options reach their function, a slip is one sentence with an exit code, files are whole."""
 
 import dataclasses
+import inspect
 import json
 import signal
 import subprocess
@@ -14,14 +15,16 @@ import pytest
 import yaml
 from PIL import Image
 
-from betadiffusion import samplers
-from betadiffusion.cli import checks, commands, parsing
+from betadiffusion import clocks, samplers
+from betadiffusion.cli import checks, commands, parsing, walking
 from betadiffusion.cli.main import COMMANDS, main
 from betadiffusion.data import DataError
+from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.training.config import OptimisationConfig, RunConfig
 from betadiffusion.training.errors import Interrupted, TrainingError
 
 CONFIGS = sorted(Path(__file__).parents[1].joinpath("configs").glob("*.yaml"))
+WALKING = "--steps, --method, --variable, --eta, --churn, --clock"
 HEAVY = {"torch", "diffusers", "matplotlib", "accelerate", "sklearn", "scipy", "numpy"}
 
 
@@ -139,7 +142,11 @@ def test_overview_names_every_command(call):
 
 
 def test_methods_are_the_samplers():
-    assert commands.Method == samplers.Method
+    assert walking.Method == samplers.Method
+    assert walking.Variable == samplers.Variable
+    assert walking.Clock == clocks.Clock
+    walk = inspect.signature(BetaDiffusionPipeline.walk).parameters
+    assert {name: walk[name].default for name in walking.DEFAULTS} == walking.DEFAULTS
 
 
 # Slips on the command line and in YAML
@@ -158,7 +165,7 @@ def test_methods_are_the_samplers():
         (
             "train --batch-size=3",
             "unknown option --batch-size on the command line: did you mean --vae_training.batch_size or "
-            "--diffusion_training.batch_size?",
+            "--diffusion_training.batch_size or --decoder_training.batch_size?",
         ),
         ("sample r --num_images 3", "unknown option --num_images on the command line: did you mean --num-images?"),
         ("train --se 3", "unknown option --se on the command line: did you mean --seed?"),  # no abbreviations
@@ -173,7 +180,7 @@ def test_methods_are_the_samplers():
         ("train --data.channels 2", "--data.channels must be 1 or 3, or null, not '2'"),
         ("train --vae.channels 8", "--vae.channels must be a list of whole numbers, or null, not '8'"),
         ("train --vae_training.adam_betas [0.9]", "--vae_training.adam_betas must be a list of 2 numbers, not '[0.9]'"),
-        ("train --stages [vae,fly]", "--stages must be a list of vae, diffusion or report, not 'fly'"),
+        ("train --stages [vae,fly]", "--stages must be a list of vae, diffusion, joint, decoder or report, not 'fly'"),
         ("train --cpu maybe", "--cpu must be true or false, not 'maybe'"),
         ("reconstruct r --levels 0 high", "--levels must be a number, not 'high'"),
         ("train --config none.yaml", "the config file none.yaml cannot be read (No such file or directory)"),
@@ -189,7 +196,10 @@ def test_methods_are_the_samplers():
         ("reconstruct r --levels 0.5 1.5", "--levels must be from 0 to 1, not 1.5"),
         ("reconstruct r --num-images 0", "--num-images must be positive, not 0"),
         ("reconstruct r --out grid", "--out must be a .png, not grid"),
-        ("reconstruct r --steps 5", "--steps, --method, --eta and --seed have no effect without --denoise"),
+        ("reconstruct r --steps 5", f"{WALKING}, --end and --seed have no effect without --denoise"),
+        ("sample r --prior --churn 1", f"{WALKING} and --end have no effect with --prior"),
+        ("sample r --churn -1", "--churn must not be negative, not -1.0"),
+        ("sample r --end 1", "--end must be a level from 0 to below 1, not 1.0"),
         ("data shapes --out grid.jpg", "--out must be a .png, not grid.jpg"),
         ("data nowhere/at/all", "There is no file or folder nowhere/at/all."),
     ],
@@ -206,7 +216,7 @@ def test_a_slip_is_one_sentence(argv, text, call, monkeypatch):
         ("vae_training:\n  learning_rat: 1", "c.yaml, line 2: unknown key 'vae_training.learning_rat': did you mean "
          "'learning_rate'?"),
         ("clip_norm: 1", "c.yaml, line 1: unknown key 'clip_norm': did you mean 'vae_training.clip_norm' or "
-         "'diffusion_training.clip_norm'?"),
+         "'diffusion_training.clip_norm' or 'decoder_training.clip_norm'?"),
         ("cache:\n  zzz: 1", "c.yaml, line 2: unknown key 'cache.zzz': choose from features, levels, limit_gb, "
          "tolerance"),
         ("seed: 1\nout: a\nseed: 2", "c.yaml, line 3: the key 'seed' is already on line 1"),
@@ -511,7 +521,7 @@ def test_sample_writes_one_sheet(finished, call):
         code, out, error = call(
             "sample", finished, "--num-images", 5, "--steps", 2, "--seed", seed, "--out", f"{name}.png"
         )
-        assert (code, out, error) == (0, f"5 images: {name}.png\n", "")
+        assert (code, out, error) == (0, f"5 images, 4 network evaluations each: {name}.png\n", "")
     with Image.open("a.png") as image:
         assert image.size == (3 * 66 - 2, 2 * 66 - 2)  # 8x8 enlarged to 64, gaps of 2
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
@@ -535,7 +545,7 @@ def test_a_failure_half_way_leaves_nothing(out, finished, monkeypatch, tmp_path)
 
     made = []
 
-    def fail_at_second(self, *arguments):
+    def fail_at_second(self, *arguments, **options):
         made.append(arguments)
         if len(made) == 2:
             raise RuntimeError("defect")

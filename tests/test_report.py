@@ -193,7 +193,7 @@ def test_samplers_start_from_the_same_noise_and_stop_where_the_pipeline_does():
     stops = [1.0]
     noise = torch.randn(5, 4, 1, 1, generator=torch.Generator().manual_seed(config.seed + 3))
     z = pipeline.walk(noise, 1.0, callback=lambda i, z, level: stops.append(float(level)))
-    assert stops == default_levels(default.steps).tolist()
+    assert stops == default_levels(pipeline, default.steps).tolist()
     image = ((pipeline.vae.decode(z, torch.tensor(0.0)) / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     assert torch.equal(samples(pipeline, default, 5, config), image)
     for sampler in (Sampler("eta=1", 3), Sampler("algorithm2", 3), Sampler("euler", 3)):

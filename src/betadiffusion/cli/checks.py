@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from betadiffusion.models.presets import beta_diffusion_preset, denoiser_preset, vae_preset
-from betadiffusion.training.config import RunConfig, autoencoder, chosen, denoiser_name
+from betadiffusion.training.config import RunConfig, autoencoder, chosen, denoiser_name, diffusion_clash
 
+ANY_SIGN = {"logit_mean"}
 MAY_BE_ZERO = {
     "seed", "dropout", "adam_betas", "weight_decay", "warmup_images", "levels", "limit_gb", "values", "l1", "lpips",
-    "adversarial", "start_images", "kl_warmup_images", "mask", "noise",
+    "adversarial", "start_images", "kl_warmup_images", "mask", "noise", "curvature", "logit_mean", "l2", "max_level",
+    "walked",
 }  # fmt: skip
 BELOW = {"dropout": 1, "mask": 1, "adam_betas": 1, "seed": 2**63}
-STAGES = ["vae", "diffusion", "report"]
+STAGES = ["vae", "diffusion", "joint", "decoder", "report"]
 
 
 def check(config: RunConfig) -> None:
@@ -58,7 +60,7 @@ def _numbers(config: RunConfig) -> Iterator[str]:
         for number in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(number, bool) or not isinstance(number, (int, float)):
                 continue
-            if name in MAY_BE_ZERO and number < 0:
+            if name in MAY_BE_ZERO - ANY_SIGN and number < 0:
                 yield f"{key} must not be negative, not {number}"
             if name not in MAY_BE_ZERO and number <= 0:
                 yield f"{key} must be positive, not {number}"
@@ -67,7 +69,7 @@ def _numbers(config: RunConfig) -> Iterator[str]:
 
 
 def _combinations(config: RunConfig) -> Iterator[str]:
-    for name in ("vae_training", "diffusion_training"):
+    for name in ("vae_training", "diffusion_training", "decoder_training"):
         training = getattr(config, name)
         if training.batch_size % training.accumulation:
             yield (
@@ -79,6 +81,7 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         yield f"data.held_out {data.held_out} must be below data.limit {data.limit}: some images are for training"
     if not stages or stages != [stage for stage in STAGES if stage in stages]:
         yield f"stages must be one or more of {STAGES}, in this order, each once, not {stages}"
+    yield from _joint_or_decoder(config)
     if not levels or max(levels) > 1:
         yield f"report.levels must be one or more levels from 0 to 1, not {levels}"
     if 0 < config.cache.levels < 4:
@@ -90,9 +93,33 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         yield "levels.distribution 'grid' needs either levels.betas or levels.values"
     if config.perceptual.lpips and not config.perceptual.lpips_weights:
         yield "perceptual.lpips needs perceptual.lpips_weights: a .safetensors or a hub id"
+    if clash := diffusion_clash(config.diffusion):
+        yield clash
+    if config.condition.kind != "none" and not config.condition.dropout:
+        yield "condition.dropout must be positive: walks back, guidance and the report go without the condition too"
+    if config.condition.kind == "text" and not config.condition.text_encoder:
+        yield "condition.kind 'text' needs condition.text_encoder: a hub id or a local folder"
+    if config.condition.kind != "none" and "joint" in config.stages:
+        yield "stage 'joint' knows no conditions: leave out condition.kind, or use stages 'vae' and 'diffusion'"
     for tracker in config.trackers:
         if find_spec(tracker) is None:
             yield f"trackers names {tracker!r}, which is not installed: pip install 'betadiffusion[{tracker}]'"
+
+
+def _joint_or_decoder(config: RunConfig) -> Iterator[str]:
+    stages, decoder = config.stages, config.decoder
+    if "joint" in stages and ("vae" in stages or "diffusion" in stages):
+        yield "stages: 'joint' trains what 'vae' and 'diffusion' train: leave these two out, or 'joint'"
+    if "joint" in stages and config.levels.distribution == "grid":
+        yield "stage 'joint' needs all levels, since the diffusion walks them: levels.distribution cannot be 'grid'"
+    if "joint" in stages and config.diffusion.prediction not in ("velocity", "flow"):
+        yield f"stage 'joint' predicts velocity or flow: diffusion.prediction cannot be {config.diffusion.prediction!r}"
+    if max(decoder.max_level, decoder.walked, decoder.walk_level) > 1:
+        yield "decoder.max_level, decoder.walked and decoder.walk_level must be at most 1"
+    if "decoder" in stages and not (decoder.l1 or decoder.l2 or decoder.lpips):
+        yield "stage 'decoder' needs decoder.l1, decoder.l2 or decoder.lpips: there is nothing to lower"
+    if decoder.lpips and not decoder.lpips_weights:
+        yield "decoder.lpips needs decoder.lpips_weights: a .safetensors or a hub id"
 
 
 def _unread(config: RunConfig) -> Iterator[str]:
@@ -109,7 +136,17 @@ def _unread(config: RunConfig) -> Iterator[str]:
     other = [key for key in values if key.startswith(("beta_diffusion.", "pretext.") if multi_beta else "vae.")]
     grid, sharper = config.levels.distribution == "grid", config.perceptual
     linear = multi_beta and arguments.get("schedule") != "log_beta"
+    logit = ["diffusion.logit_mean", "diffusion.logit_scale"]
+    joint, decoder = "joint" in config.stages, config.decoder
+    loose = ["diffusion.weighting", "diffusion.levels", "diffusion.velocity"]
+    frozen_rates = [f"decoder_training.{rate}" for rate in ("encoder_rate", "curve_rate")]
+    asked, every = config.condition.kind, [key for key in values if key.startswith("condition.")]
     rules = [
+        (asked == "none", every, "with condition.kind 'none'"),
+        (asked != "labels", ["condition.classes"], "unless condition.kind is 'labels'"),
+        (asked != "attributes", ["condition.attributes"], "unless condition.kind is 'attributes'"),
+        (asked != "text", ["condition.text_encoder", "condition.text_tokens"], "unless condition.kind is 'text'"),
+        (config.condition.by == "adaln", ["condition.text_tokens"], "with condition.by 'adaln'"),
         (True, other, f"with model {config.model!r}"),
         (linear, ["vae.beta_min", "vae.beta_max"], "unless vae.schedule is 'log_beta'"),
         (not frozen, ["cache.features"], "unless the encoder is frozen (beta_diffusion.train_encoder false)"),
@@ -120,7 +157,17 @@ def _unread(config: RunConfig) -> Iterator[str]:
         (not grid, ["levels.betas", "levels.values"], "unless levels.distribution is 'grid'"),
         (not sharper.lpips, ["perceptual.lpips_weights"], "with perceptual.lpips 0"),
         (not sharper.adversarial, ["perceptual.start_images", "perceptual.channels"], "with perceptual.adversarial 0"),
-        (True, ["diffusion_training.encoder_rate", "diffusion_training.curve_rate"], "with the VAE frozen then"),
+        (True, ["diffusion_training.encoder_rate"], "with the VAE frozen then"),
+        (True, frozen_rates, "with all but the decoder frozen then"),
+        (joint, loose, "with stage 'joint', whose levels are the VAE's"),
+        (joint, ["pretext.mask", "pretext.noise"], "with stage 'joint'"),
+        (config.joint.stop_gradient, ["joint.weight"], "with joint.stop_gradient"),
+        (not decoder.lpips, ["decoder.lpips_weights"], "with decoder.lpips 0"),
+        (not decoder.adversarial, ["decoder.start_images", "decoder.channels"], "with decoder.adversarial 0"),
+        (not decoder.walked, ["decoder.walk_level", "decoder.walk_steps"], "with decoder.walked 0"),
+        (config.diffusion.weighting != "learned", ["diffusion_training.curve_rate"], "with the VAE frozen then"),
+        (config.diffusion.levels != "logit_normal", logit, "unless diffusion.levels is 'logit_normal'"),
+        (config.cache.levels > 0, ["diffusion.velocity"], "with the latent cache, which has df/dt: set cache.levels 0"),
     ]
     for applies, keys, why in rules:
         for key in keys:
@@ -137,8 +184,9 @@ def _places(config: RunConfig) -> Iterator[str]:
         yield f"out must be a folder, but {nearest} is a file"
     elif not os.access(nearest, os.W_OK):
         yield f"out cannot be {out}: {nearest} is not writable"
-    whole = (resume / "state.json").is_file() and resume.parent.parent.name in ("vae", "diffusion")
-    if "report" in config.stages and "diffusion" not in config.stages and not (out / "pipeline").is_dir():
+    whole = (resume / "state.json").is_file() and resume.parent.parent.name in STAGES[:-1]
+    makes = {"diffusion", "joint"} & set(config.stages)
+    if "report" in config.stages and not makes and not (out / "pipeline").is_dir():
         yield f"stages {config.stages} cannot report on {out}, which has no pipeline yet: stage 'diffusion' makes it"
     if config.resume not in ("auto", "never") and not whole:
         yield f"resume must be 'auto', 'never' or a checkpoint (RUN/STAGE/checkpoints/NUMBER), not {config.resume!r}"

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from betadiffusion.cli.checks import check, check_evaluation
+from betadiffusion.cli.conditions import condition_of, condition_options
+from betadiffusion.cli.walking import DEFAULTS, Clock, Method, Variable, check_seed, cost, no_effect, walking_options
 from betadiffusion.evaluation.names import MetricName, ScoreName
 from betadiffusion.training.config import RunConfig
 
@@ -14,10 +16,8 @@ if TYPE_CHECKING:
 
     from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 
-Method = Literal["euler", "heun", "multistep"]
-
 DEMO_MINUTES = 4.2  # of training, of the default numbers of images, at 32x32 on 2 CPU cores
-BATCH = 32  # images in memory at once; part of what a seed means
+BATCH = 32  # images in memory at once
 
 
 def demo(config: RunConfig, given: frozenset[str], *, minutes: float = DEMO_MINUTES) -> None:
@@ -29,13 +29,13 @@ def demo(config: RunConfig, given: frozenset[str], *, minutes: float = DEMO_MINU
     with the demo's schedule of beta, unless --vae.preset names another. --out is runs/NAME_OF_THE_DATA by default.
 
     Args:
-        minutes: about how long to train, as a scale: the images of both stages are their defaults times minutes / 4.2,
+        minutes: about how long to train, as a scale: the images of every stage are their defaults times minutes / 4.2,
             4.2 being what the defaults take at 32x32 on 2 CPU cores. Not a clock: the result depends on the
             configuration and the seed alone, and larger images take longer.
     """
     if not 0 < minutes < float("inf"):
         raise ValueError(f"--minutes must be positive, not {minutes}")
-    for name in ("vae_training", "diffusion_training"):
+    for name in ("vae_training", "diffusion_training", "decoder_training"):
         if f"{name}.images" not in given:
             training = getattr(config, name)
             training.images = max(1, round(training.images * minutes / DEMO_MINUTES))
@@ -72,12 +72,21 @@ def sample(
     run: Path,
     *,
     num_images: int = 16,
+    class_: str | None = None,
+    attribute: tuple[str, ...] = (),
+    text: str | None = None,
+    guidance: float = 1.0,
+    guidance_interval: tuple[float, ...] = (0.0, 1.0),
     prior: bool = False,
     level: float | None = None,
     beta: float | None = None,
+    end: float = 0.0,
     steps: int = 20,
     method: Method = "heun",
+    variable: Variable = "sigma",
     eta: float = 0.0,
+    churn: float = 0.0,
+    clock: Clock = "uniform",
     seed: int = 0,
     out: Path | None = None,
 ) -> None:
@@ -86,18 +95,32 @@ def sample(
     Args:
         run: folder of a run.
         num_images: how many.
+        class_: the class to draw, a name or a number, in a run with condition.kind "labels".
+        attribute: attributes to have, NAME=1, or not to have, NAME=0, in a run with condition.kind "attributes".
+        text: a description, in a run with condition.kind "text".
+        guidance: how much more than the condition alone, which is 1; each step then costs twice as much.
+        guidance_interval: levels between which guidance acts, as "0.2 0.8".
         prior: decode draws of N(0, I) at one level, without the diffusion: one pass.
         level: level of the decoder, with --prior; 1 where neither it nor beta is given.
         beta: weight of the KL instead of the level, with --prior, for schedules of (1, beta).
+        end: level to walk to, and to decode at.
         steps: steps from noise to image; "heun" takes two network evaluations in each, the others one.
-        method: euler, heun or multistep.
+        method: euler, heun, multistep (order 2) or multistep3 (order 3).
+        variable: what the steps are polynomials in: t, sigma or log_snr.
         eta: share of fresh noise: 0 for none (an ODE), 1 for the posterior of Eq. 15.
-        seed: of the noise.
+        churn: steps to climb, under fresh noise, before each step down; 0 for none.
+        clock: what the levels are even in: uniform, log_snr, rate_linear, path_length, fitted (to the solver's error,
+            measured first), or the beta of a schedule of the paper: beta_linear, beta_sinusoidal.
+        seed: of the noise; image number i of a seed is the same in any number of images.
         out: a .png for one sheet of them all, or a new folder for one PNG each; RUN/samples.png by default.
     """
-    _check_sampler(steps, eta, seed)
-    if prior and (steps, method, eta) != (20, "heun", 0.0):
-        raise ValueError("--steps, --method and --eta have no effect with --prior")
+    walking = walking_options(steps, method, variable, eta, churn, clock, end)
+    check_seed(seed)
+    if prior and walking != DEFAULTS:
+        raise no_effect("with --prior")
+    asked = condition_options(class_, attribute, text, guidance, guidance_interval)
+    if prior and asked:
+        raise ValueError("--class, --attribute and --text have no effect with --prior")
     if not prior and (level, beta) != (None, None):
         raise ValueError("--level and --beta have no effect without --prior")
     if num_images < 1:
@@ -114,14 +137,16 @@ def sample(
         level = choose_level(pipeline.vae, 1.0 if (level, beta) == (None, None) else level, beta)
         images = _draw(lambda count, g: pipeline.sample_prior(count, level, g).images, num_images, seed)
     else:
-        images = _draw(lambda count, g: pipeline(count, steps, method, eta, g).images, num_images, seed)
+        if asked:
+            asked["condition"] = condition_of(pipeline, asked["condition"])
+        images = _draw(lambda count, g: pipeline(count, generator=g, **walking, **asked).images, num_images, seed)
     from betadiffusion.cli.pictures import save_all, save_sheet
 
     if out.suffix:
         save_sheet(out, list(images))
     else:
         save_all(out, images)
-    print(f"{num_images} images: {out}")
+    print(f"{num_images} images{'' if prior else f', {cost(method, steps)}'}: {out}")
 
 
 def reconstruct(
@@ -132,9 +157,13 @@ def reconstruct(
     betas: tuple[float, ...] = (),
     denoise: bool = False,
     num_images: int = 8,
+    end: float = 0.0,
     steps: int = 20,
     method: Method = "heun",
+    variable: Variable = "sigma",
     eta: float = 0.0,
+    churn: float = 0.0,
+    clock: Clock = "uniform",
     seed: int = 0,
     out: Path | None = None,
 ) -> None:
@@ -146,17 +175,22 @@ def reconstruct(
             the run by default.
         levels: levels, from 0 (keep everything) to 1 (keep nothing).
         betas: weights of the KL instead of levels, for schedules of (1, beta).
-        denoise: under each level, also the same images walked back to level 0 by the diffusion.
+        denoise: under each level, also the same images walked down to level `end` by the diffusion.
         num_images: images from each folder or zip, its first by name, or from the held-out ones.
-        steps: steps of the walk, with --denoise.
-        method: euler, heun or multistep, with --denoise.
+        end: level to walk to, with --denoise.
+        steps: steps of the walk, with --denoise; "heun" takes two network evaluations in each, the others one.
+        method: euler, heun, multistep or multistep3, with --denoise.
+        variable: what the steps are polynomials in: t, sigma or log_snr, with --denoise.
         eta: share of fresh noise in the walk, with --denoise.
+        churn: steps to climb, under fresh noise, before each step down, with --denoise.
+        clock: what the levels are even in, with --denoise; see `sample`.
         seed: of all noise, with --denoise.
         out: the picture, a .png; RUN/reconstructions.png by default.
     """
-    _check_sampler(steps, eta, seed)
-    if not denoise and (steps, method, eta, seed) != (20, "heun", 0.0, 0):
-        raise ValueError("--steps, --method, --eta and --seed have no effect without --denoise")
+    walking = walking_options(steps, method, variable, eta, churn, clock, end)
+    check_seed(seed)
+    if not denoise and (walking != DEFAULTS or seed):
+        raise no_effect("without --denoise", "seed")
     if bad := [level for level in levels if not 0 <= level <= 1]:
         raise ValueError(f"--levels must be from 0 to 1, not {bad[0]}")
     if num_images < 1:
@@ -164,21 +198,13 @@ def reconstruct(
     out = out or run / "reconstructions.png"
     _check_png(out)
     pipeline = _load_pipeline(run, needs_denoiser=denoise)
-    import numpy as np
     import torch
 
-    from betadiffusion.cli.pictures import read_images, save
+    from betadiffusion.cli.pictures import images_of, save
     from betadiffusion.evaluation.extract import choose_level
     from betadiffusion.training.pictures import grid
-    from betadiffusion.training.runs import load_config, load_split
 
-    if images:
-        pixels = read_images(images, pipeline.vae.image_shape, num_images)
-    else:
-        config = load_config(run)
-        held_out = load_split(config.data, pipeline.vae.image_shape[-1], config.seed)[1]
-        pixels = held_out.images(np.arange(min(num_images, len(held_out))))
-    x = torch.from_numpy(pixels)
+    x = torch.from_numpy(images_of(run, images, pipeline.vae.image_shape, num_images))
     rows = {"original": x / 127.5 - 1}
     named = {f"level {level:g}": level for level in levels}
     if betas:
@@ -187,10 +213,10 @@ def reconstruct(
         rows[name] = pipeline.reconstruct(x, level, output_type="pt").images * 2 - 1
         if denoise:
             generator = torch.Generator().manual_seed(seed)
-            walked = pipeline.denoise(x, level, steps, method, eta, generator, output_type="pt").images
-            rows[f"{name.split()[1]}, walked back"] = walked * 2 - 1
+            walked = pipeline.denoise(x, level, generator=generator, output_type="pt", **walking).images
+            rows[f"{name.split()[1]}, walked {f'to {end:g}' if end else 'back'}"] = walked * 2 - 1
     save(out, grid(rows))
-    print(f"{len(x)} images, {', '.join(named)}: {out}")
+    print(f"{len(x)} images, {', '.join(named)}{f', {cost(method, steps)}' if denoise else ''}: {out}")
 
 
 def report(run: Path) -> None:
@@ -283,7 +309,8 @@ def data(
         source: "shapes", "dsprites", "fashion-mnist", or the path of a folder, a zip or a file. Published sets are
             known by their layout, or named before the path, as in "coil20:PATH": shapes3d (3dshapes.h5), dsprites-npz,
             cars3d, mpi3d, smallnorb, coil20, sprites (LPC sheets), celeba, celeba-hq, ffhq, lsun, utkface, cifar10,
-            imagenet (folders of classes), and the MNIST family as idx files.
+            imagenet (folders of classes), flickr8k (or your own images beside a captions.txt or captions.csv with a
+            first line "image,caption"), and the MNIST family as idx files.
         size: side of the square images, in pixels; by default 64, or 32 for idx files.
         channels: 1 for grey, 3 for colour; by default what the source has.
         out: the picture, a .png; data-NAME.png by default.
@@ -329,12 +356,12 @@ def data(
 def _draw(
     draw: Callable[[int, "torch.Generator"], list["Image.Image"]], count: int, seed: int
 ) -> Iterator["Image.Image"]:
-    """Images in batches, from one stream of noise."""
+    """Images in batches, from one stream of noise: the i-th is the same whatever the batches."""
     import torch
     from tqdm import tqdm
 
     generator = torch.Generator().manual_seed(seed)
-    for start in tqdm(range(0, count, BATCH), unit=" batches", disable=None):
+    for start in tqdm(range(0, count, BATCH), unit=" batches", disable=None if count > BATCH else True):
         yield from draw(min(BATCH, count - start), generator)
 
 
@@ -342,13 +369,14 @@ def _build_on_meta(config: RunConfig) -> None:
     """Builds both models without memory, so that sizes that do not fit are refused before training, not after."""
     import torch
 
+    from betadiffusion.training.conditions import sketch
     from betadiffusion.training.level_draws import LevelDraw
     from betadiffusion.training.models import build_denoiser, build_vae, image_size
 
     size = image_size(config)
     with torch.device("meta"):
         vae = build_vae(config, (config.data.channels or 3, size, size), pretrained=False)
-        build_denoiser(config, vae)
+        build_denoiser(config, vae, sketch(config.condition))
     LevelDraw(config.levels, vae.schedule)
 
 
@@ -379,16 +407,8 @@ def _load_pipeline(run: Path, needs_denoiser: bool = True) -> "BetaDiffusionPipe
         pipeline = BetaDiffusionPipeline.from_pretrained(run / "pipeline")
     else:
         pipeline = BetaDiffusionPipeline(load_vae(run).eval())
+    pipeline.set_progress_bar_config(disable=None, unit=" steps", leave=False)
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _check_sampler(steps: int, eta: float, seed: int) -> None:
-    if steps < 1:
-        raise ValueError(f"--steps must be positive, not {steps}")
-    if not 0 <= eta < float("inf"):
-        raise ValueError(f"--eta must not be negative, not {eta}")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"--seed must be from 0 to 2^63 - 1, not {seed}")
 
 
 def _check_png(out: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from betadiffusion import __version__
-from betadiffusion.cli import commands, features, parsing
+from betadiffusion.cli import commands, editing, features, parsing
 from betadiffusion.training.errors import Interrupted, TrainingError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -18,6 +18,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": commands.train,
     "sample": commands.sample,
     "reconstruct": commands.reconstruct,
+    "directions": editing.directions,
+    "edit": editing.edit,
+    "interpolate": editing.interpolate,
     "evaluate": commands.evaluate,
     "probe": features.probe,
     "features": features.features,

@@ -49,7 +49,7 @@ def parse(name: str, command: Callable[..., None], argv: list[str]) -> dict[str,
         elif parameter.name == "given":
             arguments["given"] = frozenset(given.keys())
         else:
-            value = values[parameter.name]
+            value = values[_key(parameter)]
             arguments[parameter.name] = tuple(value) if isinstance(value, list) else value
     return arguments
 
@@ -152,7 +152,7 @@ def _long(argument: str, short: dict[str, str]) -> str:
 
 def _add(parser: ArgumentParser, keys: Types, parameter: inspect.Parameter, text: str) -> None:
     """One argument for one parameter."""
-    name, kind, default = parameter.name, parameter.annotation, parameter.default
+    name, kind, default = _key(parameter), parameter.annotation, parameter.default
     several: dict[str, Any] = {}
     if get_origin(kind) is tuple:  # tuple[X, ...]: any number of X, as separate words
         kind = get_args(kind)[0]
@@ -165,6 +165,11 @@ def _add(parser: ArgumentParser, keys: Types, parameter: inspect.Parameter, text
         parser.add_argument(_option(name), action="store_true", help=text)
     else:
         _add_option(parser, _option(name), kind, list(default) if several else default, text, **several)
+
+
+def _key(parameter: inspect.Parameter) -> str:
+    """The name of an argument, without the underscore that keeps it from being a word of Python."""
+    return parameter.name.rstrip("_")
 
 
 def _option(key: str) -> str:

@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from betadiffusion.data import load
 from betadiffusion.data.decode import EXTENSIONS, decode
 
 GAP = 2
+FRAME_RATE = 8  # of animations, per second
 LEAST_SIDE = 64  # smaller images are enlarged to at least this on a sheet, by whole pixels
 
 
@@ -35,6 +37,17 @@ def read_images(sources: Iterable[str], shape: tuple[int, int, int], most: int) 
             images = load(source, size, channels)
             parts.append(images.images(np.arange(min(most, len(images)))))
     return np.concatenate(parts)
+
+
+def images_of(run: Path, sources: Sequence[str], shape: tuple[int, int, int], most: int) -> np.ndarray:
+    """What `read_images` reads of the sources, or without any the first held-out images of a run."""
+    if sources:
+        return read_images(sources, shape, most)
+    from betadiffusion.training.runs import load_config, load_split
+
+    config = load_config(run)
+    held_out = load_split(config.data, shape[-1], config.seed)[1]
+    return held_out.images(np.arange(min(most, len(held_out))))
 
 
 def as_pictures(pixels: np.ndarray) -> list[Image.Image]:
@@ -73,6 +86,38 @@ def save_all(folder: Path, images: Iterable[Image.Image]) -> None:
         partial.mkdir()
         for i, image in enumerate(images):
             image.save(partial / f"{i:05}.png")
+
+
+def save_gif(path: Path, frames: Sequence[Image.Image]) -> None:
+    """Writes frames of one size as a GIF that runs for ever; ValueError where it cannot."""
+    with _whole(path) as partial:
+        frames[0].save(partial, "GIF", save_all=True, append_images=frames[1:], duration=1000 // FRAME_RATE, loop=0)
+
+
+def ffmpeg() -> str:
+    """The program ffmpeg, of the system or of the package imageio-ffmpeg; ValueError where there is neither."""
+    if found := shutil.which("ffmpeg"):
+        return found
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+
+        return get_ffmpeg_exe()
+    except (ImportError, RuntimeError):
+        raise ValueError("an .mp4 needs the program ffmpeg, which is not installed: give --out a .gif") from None
+
+
+def save_mp4(path: Path, frames: Sequence[Image.Image]) -> None:
+    """Writes frames of one size as an H.264 video; ValueError where it cannot."""
+    width, height = frames[0].size
+    read = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(FRAME_RATE), "-i", "-"]
+    even = "pad=ceil(iw/2)*2:ceil(ih/2)*2:color=white"  # as H.264 with half the colour resolution asks
+    with _whole(path) as partial:
+        command = [ffmpeg(), "-loglevel", "error", *read, "-vf", even, "-pix_fmt", "yuv420p", "-f", "mp4", str(partial)]
+        pixels = b"".join(frame.convert("RGB").tobytes() for frame in frames)
+        done = subprocess.run(command, input=pixels, capture_output=True)
+        if done.returncode:
+            reason = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
+            raise ValueError(f"{path} cannot be written (ffmpeg: {reason[-1]})")
 
 
 @contextmanager

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from betadiffusion import levels as spacings
+from betadiffusion.clocks import Clock
 from betadiffusion.metrics import FeatureStatistics, frechet_from_statistics
 from betadiffusion.metrics.features import FeatureExtractor
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
+from betadiffusion.pipelines.walk_levels import walk_levels
 from betadiffusion.report.generate import (
     Sampler,
     default_sampler,
@@ -20,6 +21,7 @@ from betadiffusion.report.generate import (
     reconstructions,
     samples,
     seed_for,
+    walk_default,
 )
 from betadiffusion.training.config import RunConfig
 
@@ -30,6 +32,7 @@ SAMPLERS = [
     *(Sampler("eta=1", steps) for steps in (20, 200)),
     *(Sampler("algorithm2", steps) for steps in (20, 200)),
 ]
+SPACINGS: tuple[Clock, ...] = ("uniform", "log_snr", "rate_linear")
 FAR = 3.0  # times its level-0 distance: where the VAE alone has lost the picture
 
 
@@ -76,8 +79,10 @@ def walk_back(rows: list[dict[str, float]]) -> dict[str, float] | None:
 def sampler_distances(
     pipeline: BetaDiffusionPipeline, judge: Judge, config: RunConfig, progress: bool
 ) -> list[dict[str, Any]]:
-    """One row for each of `SAMPLERS`, all from the same noise; the seconds are for all images, decoding included."""
-    rows = tqdm(SAMPLERS, desc="report: samplers", disable=not progress)
+    """One row for each of `SAMPLERS` that the denoiser serves, all from the same noise; the seconds are for all images,
+    decoding included."""
+    served = [sampler for sampler in SAMPLERS if pipeline.denoiser.predicts_noise or not sampler.adds_noise]
+    rows = tqdm(served, desc="report: samplers", disable=not progress)
     return [_row(pipeline, judge, sampler, config) for sampler in rows]
 
 
@@ -85,28 +90,21 @@ def spacing_distances(
     pipeline: BetaDiffusionPipeline,
     judge: Judge,
     rows: list[dict[str, Any]],
-    curves: list[dict[str, Any]],
     config: RunConfig,
 ) -> list[dict[str, Any]]:
-    """The pipeline's own method with 20 evaluations, at levels spaced by each rule of `betadiffusion.levels`.
-
-    rows: the sampler table, which has the uniform spacing already; curves: the table of levels.
-    """
-    knots, rate, power, sigma = (
-        torch.tensor([row[name] for row in curves]) for name in ("level", "rate", "signal_power", "sigma")
-    )
-    sampler = default_sampler(20)
-    spaced = {
-        "log_snr": spacings.log_snr(power, sigma, knots, sampler.steps),
-        "rate_linear": spacings.rate_linear(rate, knots, sampler.steps),
-    }
-    others = [{"spacing": name, **_row(pipeline, judge, sampler, config, levels)} for name, levels in spaced.items()]
-    return [{"spacing": "uniform", **sampler_row(rows, sampler)}, *others]
+    """The pipeline's own method with 20 evaluations, on each of `SPACINGS`; rows: the sampler table, with its own."""
+    sampler, own = default_sampler(20), walk_default("clock")
+    spaced = []
+    for clock in SPACINGS:
+        levels = walk_levels(pipeline.denoiser, pipeline.vae.schedule, clock, sampler.steps)
+        row = sampler_row(rows, sampler) if clock == own else _row(pipeline, judge, sampler, config, levels)
+        spaced.append({"spacing": clock, **row})
+    return spaced
 
 
-def sampler_row(rows: list[dict[str, Any]], sampler: Sampler) -> dict[str, Any]:
-    """The row of a sampler in the sampler table."""
-    return next(row for row in rows if (row["method"], row["steps"]) == (sampler.method, sampler.steps))
+def sampler_row(rows: list[dict[str, Any]], sampler: Sampler) -> dict[str, Any] | None:
+    """The row of a sampler in the sampler table; None where the denoiser does not serve it."""
+    return next((row for row in rows if (row["method"], row["steps"]) == (sampler.method, sampler.steps)), None)
 
 
 def _row(

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullLocator
 
-from betadiffusion.levels import SNR_FLOOR
+from betadiffusion.clocks import SNR_FLOOR
 from betadiffusion.report.axes import COLOURS, label_axes, log_y, make_figure
 from betadiffusion.report.generate import Sampler
 

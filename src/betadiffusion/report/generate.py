@@ -2,14 +2,15 @@
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from betadiffusion import levels as spacings
 from betadiffusion import samplers
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
+from betadiffusion.pipelines.walk_levels import walk_levels
 from betadiffusion.training.config import RunConfig
 
 BATCH_PIXELS = 128_000  # per channel: 125 images of 32x32
@@ -18,22 +19,41 @@ WALK_BATCH = 250
 OFFSETS = {"levels": 1, "codes": 2, "noise": 3, "fresh noise": 4, "pictures": 5}  # of the seeds, each its own stream
 
 
+RANDOM: dict[str, dict[str, Any]] = {  # methods of `Sampler` as options of `samplers.sample`
+    "eta=1": {"method": "euler", "eta": 1.0},
+    "churn=1": {"method": "heun", "churn": 1.0},
+}
+
+
 @dataclass(frozen=True)
 class Sampler:
-    """One way from noise to level 0: method "euler", "heun", "multistep", "eta=1" or "algorithm2"."""
+    """One way from noise to level 0: a method of `samplers`, "eta=1" (Euler), "churn=1" (Heun) or "algorithm2".
+
+    variable: the solver's, None for the pipeline's own.
+    """
 
     method: str
     steps: int
+    variable: samplers.Variable | None = None
 
     @property
     def evaluations(self) -> int:
         """Network evaluations that one sample costs."""
-        return samplers.evaluations("heun" if self.method == "heun" else "euler", self.steps)
+        method = "euler" if self.method == "algorithm2" else RANDOM.get(self.method, {}).get("method", self.method)
+        return samplers.evaluations(method, self.steps)
+
+    @property
+    def adds_noise(self) -> bool:
+        """Whether it adds fresh noise on the way, for which a denoiser must predict eps."""
+        return self.method == "algorithm2" or self.method in RANDOM
 
     @property
     def label(self) -> str:
         """The method's name for people."""
         return {"euler": "Euler", "heun": "Heun", "algorithm2": "Algorithm 2"}.get(self.method, self.method)
+
+
+POSTERIOR = Sampler("eta=1", 200)  # whose samples are shown and compared with
 
 
 @dataclass(frozen=True)
@@ -44,7 +64,7 @@ class Pictures:
     alone: dict[float, Tensor]
     walked: dict[float, Tensor]
     default: Tensor
-    posterior: Tensor
+    posterior: Tensor | None  # by eta=1, where the denoiser predicts eps
 
 
 def seed_for(config: RunConfig, purpose: str) -> int:
@@ -64,14 +84,18 @@ def batch_size(pipeline: BetaDiffusionPipeline) -> int:
 
 def default_sampler(evaluations: int | None = None) -> Sampler:
     """The pipeline's own method, with its own number of steps or with so many evaluations."""
-    defaults = inspect.signature(BetaDiffusionPipeline.walk).parameters
-    method, steps = defaults["method"].default, defaults["steps"].default
+    method, steps = walk_default("method"), walk_default("steps")
     return Sampler(method, steps if evaluations is None else evaluations // samplers.evaluations(method, 1))
 
 
-def default_levels(steps: int) -> Tensor:
+def default_levels(pipeline: BetaDiffusionPipeline, steps: int) -> Tensor:
     """The levels at which `BetaDiffusionPipeline.walk` stops on its way from 1 to 0."""
-    return spacings.uniform(steps)
+    return walk_levels(pipeline.denoiser, pipeline.vae.schedule, walk_default("clock"), steps)
+
+
+def walk_default(option: str) -> Any:
+    """What `BetaDiffusionPipeline.walk` does where an option is not given."""
+    return inspect.signature(BetaDiffusionPipeline.walk).parameters[option].default
 
 
 @torch.no_grad()
@@ -79,7 +103,9 @@ def samples(
     pipeline: BetaDiffusionPipeline, sampler: Sampler, count: int, config: RunConfig, levels: Tensor | None = None
 ) -> Tensor:
     """New images by one sampler; every sampler starts from the same noise. `levels`: None for the pipeline's own."""
-    levels = default_levels(sampler.steps) if levels is None else levels
+    levels = default_levels(pipeline, sampler.steps) if levels is None else levels
+    options = {"method": sampler.method, "variable": sampler.variable or walk_default("variable")}
+    options |= RANDOM.get(sampler.method, {})
     noise = torch.Generator().manual_seed(seed_for(config, "noise"))
     fresh = torch.Generator().manual_seed(seed_for(config, "fresh noise"))
     predict, sigma = pipeline.denoiser.predict, pipeline.denoiser.sigma
@@ -88,10 +114,8 @@ def samples(
         z = z.to(pipeline.device)
         if sampler.method == "algorithm2":
             z = samplers.algorithm2(predict, z, levels, sigma, generator=fresh)
-        elif sampler.method == "eta=1":
-            z = samplers.sample(predict, z, levels, sigma, method="euler", eta=1.0, generator=fresh)
         else:
-            z = samplers.sample(predict, z, levels, sigma, method=sampler.method)
+            z = samplers.sample(predict, z, levels, sigma, generator=fresh, **options)
         images.append(_decode(pipeline, z, 0.0))
     return torch.cat(images)
 
@@ -118,7 +142,7 @@ def pictures(pipeline: BetaDiffusionPipeline, held_out: np.ndarray, config: RunC
         alone={level: pair[0] for level, pair in pairs.items()},
         walked={level: pair[1] for level, pair in pairs.items()},
         default=samples(pipeline, default_sampler(20), 64, config),
-        posterior=samples(pipeline, Sampler("eta=1", 200), 64, config),
+        posterior=samples(pipeline, POSTERIOR, 64, config) if pipeline.denoiser.predicts_noise else None,
     )
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from betadiffusion.report.distances import sampler_row
-from betadiffusion.report.generate import Pictures, Sampler, default_sampler
+from betadiffusion.report.generate import POSTERIOR, Pictures, default_sampler
 from betadiffusion.report.summary import number
 
 TILE = 96  # least side of an image on the page; smaller ones are enlarged by whole pixels
@@ -44,7 +44,9 @@ def dial(pictures: Pictures, numbers: dict[str, Any]) -> Figure:
 
 def sample_squares(pictures: Pictures, numbers: dict[str, Any]) -> Figure:
     """New images from the same noise by the pipeline's own sampler and by eta=1 with 200 evaluations."""
-    chosen = [(default_sampler(20), pictures.default), (Sampler("eta=1", 200), pictures.posterior)]
+    chosen = [(default_sampler(20), pictures.default)]
+    if pictures.posterior is not None:
+        chosen.append((POSTERIOR, pictures.posterior))
     figure, axes = _exact([tiles(images, 8) for _, images in chosen], left=45, bottom=45, top=10)
     for ax, (sampler, _) in zip(axes, chosen, strict=True):
         distance = number(sampler_row(numbers["samplers"], sampler)["distance"])

@@ -70,7 +70,7 @@ def measure(
             "walk_back": walk_back(by_level),
         },
         "samplers": samplers,
-        "spacings": spacing_distances(pipeline, judge, samplers, curves, config),
+        "spacings": spacing_distances(pipeline, judge, samplers, config),
     }
     numbers["seconds"] = time.perf_counter() - started
     return finite(numbers)

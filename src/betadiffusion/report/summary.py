@@ -3,7 +3,7 @@
 from typing import Any
 
 from betadiffusion.report.distances import sampler_row
-from betadiffusion.report.generate import Sampler, default_sampler
+from betadiffusion.report.generate import POSTERIOR, Sampler, default_sampler
 
 Rows = list[tuple[str, str]]
 
@@ -49,14 +49,17 @@ def _walk_back(frechet: dict[str, Any]) -> Rows:
 
 def _samples(numbers: dict[str, Any], zero: float) -> Rows:
     default = default_sampler(20)
-    shown = [Sampler("heun", 25), default, Sampler("eta=1", 200), Sampler("algorithm2", 20), Sampler("algorithm2", 200)]
-    against = sampler_row(numbers["samplers"], Sampler("eta=1", 200))["distance"]
+    shown = [Sampler("heun", 25), default, POSTERIOR, Sampler("algorithm2", 20), Sampler("algorithm2", 200)]
+    against = sampler_row(numbers["samplers"], POSTERIOR)
     rows = []
     for sampler in dict.fromkeys(shown):
-        distance = sampler_row(numbers["samplers"], sampler)["distance"]
+        row = sampler_row(numbers["samplers"], sampler)
+        if row is None:
+            continue
+        distance = row["distance"]
         value = f"{number(distance)} ({times(distance / zero)} level 0)"
-        if sampler == default:
-            value += f", {times(distance / against)} eta=1 with 200"
+        if sampler == default and against is not None:
+            value += f", {times(distance / against['distance'])} eta=1 with 200"
         mark = " (default)" if sampler == default else ""
         rows.append((f"samples, {sampler.label}{mark}, {sampler.evaluations} evaluations", value))
     return rows

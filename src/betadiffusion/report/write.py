@@ -22,7 +22,7 @@ from betadiffusion.training.runs import load_config, load_split
 
 __all__ = ["headline", "write_report"]
 
-STAGES = ("vae", "diffusion")
+STAGES = ("vae", "diffusion", "joint", "decoder")
 
 
 def write_report(run: Path, progress: bool = True, extractor: FeatureExtractor | None = None) -> dict[str, Any]:

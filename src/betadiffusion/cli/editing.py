@@ -1,0 +1,318 @@
+"""`betadiffusion directions`, `edit` and `interpolate` (Algorithms 4 and 5): labelled pictures of a run's images."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from betadiffusion.cli.commands import _check_png, _load_pipeline
+from betadiffusion.cli.walking import DEFAULTS, Clock, Method, Variable, check_seed, no_effect, walking_options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from betadiffusion.pipelines.directions import Direction
+    from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
+
+Show = Literal["walked", "alone", "both"]
+Code = Literal["draw", "mean"]
+
+ALONE, WALKED = "VAE alone", "walked back"
+WAYS = {"walked": (WALKED,), "alone": (ALONE,), "both": (ALONE, WALKED)}
+GRID_STRENGTHS = (-3.0, -1.5, 0.0, 1.5, 3.0)
+
+
+def directions(
+    run: Path,
+    *,
+    level: float = 0.6,
+    pca: int = 8,
+    attributes: tuple[str, ...] = (),
+    factors: tuple[str, ...] = (),
+    labels: bool = False,
+    count: int = 4_000,
+    show: Literal["walked", "alone"] = "walked",
+    num_images: int = 6,
+    out: Path | None = None,
+) -> None:
+    """Find directions to edit along in the codes of a trained run, and draw each.
+
+    They are computed from training images and scored on held-out ones. Each is kept by its name in RUN/directions,
+    beside those of other levels, in place of an earlier one of its name and level; `betadiffusion edit` takes the
+    names. A strength of 1 is one standard deviation, along the direction, of codes drawn at the level.
+
+    Attributes, factors with two values, and labels (one class against the rest) give two directions: NAME, the normal
+    of a logistic regression, and NAME-means, the difference of the two means, which takes along what goes with it.
+
+    Args:
+        run: folder of a run.
+        level: level of the codes, from 0 (keep everything) to 1 (keep nothing).
+        pca: how many principal components, "pca-1" and on.
+        attributes: names of attributes that the run's images have, or all.
+        factors: names of factors, for the slope of the codes on their values, or NAME:LOW:HIGH, for two of the values;
+            or all.
+        labels: directions for each class, "label-NAME", or "label-0" and on where classes have no names.
+        count: training images to compute from, and held-out ones to score on, at most.
+        show: pictures walked back to level 0 by the diffusion, or by the VAE alone.
+        num_images: held-out images in each picture.
+        out: folder for the pictures; RUN/directions/level-LEVEL by default.
+    """
+    if not 0 <= level <= 1:
+        raise ValueError(f"--level must be from 0 to 1, not {level}")
+    if pca < 0 or not (pca or attributes or factors or labels):
+        raise ValueError(f"--pca must be positive, or 0 beside --attributes, --factors or --labels, not {pca}")
+    if count < 2 or num_images < 1:
+        raise ValueError(f"--count must be at least 2 and --num-images positive, not {count} and {num_images}")
+    out = out or run / "directions" / f"level-{level:g}"
+    pipeline = _load_pipeline(run, needs_denoiser=show == "walked")
+    import numpy as np
+    import torch
+    from tqdm import tqdm
+
+    from betadiffusion.cli.pictures import save as save_picture
+    from betadiffusion.data import Subset
+    from betadiffusion.evaluation.directions import find_directions
+    from betadiffusion.pipelines.directions import save
+    from betadiffusion.training.pictures import grid
+    from betadiffusion.training.runs import load_config, load_split
+    from betadiffusion.training.stored import fingerprint
+
+    config = load_config(run)
+    parts = load_split(config.data, pipeline.vae.image_shape[-1], config.seed)
+    train, held_out = (Subset(part, np.arange(min(count, len(part)))) for part in parts)
+    found = find_directions(pipeline, train, held_out, level, pca, attributes, factors, labels)
+    pipeline.directions = found
+    x = torch.from_numpy(held_out.images(np.arange(min(num_images, len(held_out)))))
+    pictures = {}
+    for direction in tqdm(found, desc="pictures", disable=None):
+        rows = _edit_rows(pipeline, x, [direction.name], GRID_STRENGTHS, level, show, seed=0, walking={})
+        pictures[direction.name] = grid(rows, _edit_columns(GRID_STRENGTHS))
+    path = save(run / "directions", found, fingerprint(pipeline.vae))
+    for name, picture in pictures.items():
+        save_picture(out / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.png", picture)
+    print(_table(found))
+    print(f"{len(found)} directions at level {level:g}: {path}\npictures: {out}")
+
+
+def edit(
+    run: Path,
+    images: tuple[str, ...],
+    *,
+    direction: tuple[str, ...] = (),
+    strengths: tuple[float, ...] = GRID_STRENGTHS,
+    level: float | None = None,
+    show: Show = "walked",
+    num_images: int = 8,
+    code: Code = "draw",
+    end: float = 0.0,
+    steps: int = 20,
+    method: Method = "heun",
+    variable: Variable = "sigma",
+    eta: float = 0.0,
+    churn: float = 0.0,
+    clock: Clock = "uniform",
+    seed: int = 0,
+    out: Path | None = None,
+) -> None:
+    """Show images moved along directions that `betadiffusion directions` has found (Algorithm 4).
+
+    Args:
+        run: folder of a run.
+        images: image files, folders or zips, of any size: cut square and resized as in training; held-out images of
+            the run by default.
+        direction: one or more names.
+        strengths: how far to move, in standard deviations of the codes.
+        level: level to move at; may be left out where the directions are known at one level only.
+        show: images walked back to level 0 by the diffusion, by the VAE alone (from the mean), or both, one below the
+            other.
+        num_images: images from each folder or zip, its first by name, or from the held-out ones.
+        code: what the walk starts from: a draw of q(z|x;t), or its mean, which keeps more of the image and is blurred.
+        end: level to walk to.
+        steps: steps of the walk; "heun" takes two network evaluations in each, the others one.
+        method: euler, heun, multistep (order 2) or multistep3 (order 3).
+        variable: what the steps are polynomials in: t, sigma or log_snr.
+        eta: share of fresh noise in the walk.
+        churn: steps to climb, under fresh noise, before each step down; 0 for none.
+        clock: what the levels are even in; see betadiffusion sample.
+        seed: of all noise, of which every strength gets the same.
+        out: the picture, a .png; RUN/edits.png by default.
+    """
+    walking = _walking(show, code, seed, walking_options(steps, method, variable, eta, churn, clock, end))
+    if not direction:
+        raise ValueError("--direction is missing: give one or more names of betadiffusion directions")
+    if num_images < 1:
+        raise ValueError(f"--num-images must be positive, not {num_images}")
+    out = out or run / "edits.png"
+    _check_png(out)
+    pipeline = _load_pipeline(run, needs_denoiser=show != "alone")
+    import torch
+
+    from betadiffusion.cli.pictures import images_of, save
+    from betadiffusion.pipelines.directions import find, load
+    from betadiffusion.training.pictures import grid
+    from betadiffusion.training.stored import fingerprint
+
+    known = pipeline.directions = load(run / "directions", fingerprint(pipeline.vae))
+    if not known:
+        raise ValueError(f"{run} has no directions yet, or of another training: run betadiffusion directions {run}")
+    if level is None:
+        levels = sorted({each.level for each in known if each.name in direction})
+        if len(levels) > 1:
+            raise ValueError(f"--level is missing: there are directions of this name at {', '.join(map(str, levels))}")
+        level = levels[0] if levels else known[0].level
+    for name in direction:
+        find(known, name, level)
+    x = torch.from_numpy(images_of(run, images, pipeline.vae.image_shape, num_images))
+    rows = _edit_rows(pipeline, x, direction, strengths, level, show, seed, walking)
+    save(out, grid(rows, _edit_columns(strengths)))
+    print(f"{len(x)} images along {', '.join(direction)} at level {level:g}: {out}")
+
+
+def interpolate(
+    run: Path,
+    images: tuple[str, ...],
+    *,
+    frames: int = 9,
+    level: tuple[float, ...] = (0.6,),
+    dims: tuple[str, ...] = (),
+    interpolation: Literal["slerp", "linear"] = "slerp",
+    show: Show = "walked",
+    code: Code = "draw",
+    end: float = 0.0,
+    steps: int = 20,
+    method: Method = "heun",
+    variable: Variable = "sigma",
+    eta: float = 0.0,
+    churn: float = 0.0,
+    clock: Clock = "uniform",
+    seed: int = 0,
+    out: Path | None = None,
+) -> None:
+    """Show the way from one image to another through the codes of a level (Algorithm 5).
+
+    Args:
+        run: folder of a run.
+        images: two images, each a file, or a folder or zip whose first by name is taken; held-out images of the run by
+            default.
+        frames: images on the way, both ends counted.
+        level: one level, or several, a row each.
+        dims: dimensions of the flattened latent to interpolate, numbers or ranges such as 0-15; the others stay the
+            first image's. All by default.
+        interpolation: slerp, spherical on the codes, or linear, on their means, with the noise kept at its scale.
+        show: images walked back to level 0 by the diffusion, by the VAE alone (from the means), or both, one below the
+            other.
+        code: what the walk starts from: a draw of q(z|x;t), or its mean, which keeps more of the image and is blurred.
+        end: level to walk to.
+        steps: steps of the walk; "heun" takes two network evaluations in each, the others one.
+        method: euler, heun, multistep (order 2) or multistep3 (order 3).
+        variable: what the steps are polynomials in: t, sigma or log_snr.
+        eta: share of fresh noise in the walk.
+        churn: steps to climb, under fresh noise, before each step down; 0 for none.
+        clock: what the levels are even in; see betadiffusion sample.
+        seed: of all noise.
+        out: a .png for a strip, a .gif or .mp4 for an animation, there and back; RUN/interpolation.png by default.
+    """
+    walking = _walking(show, code, seed, walking_options(steps, method, variable, eta, churn, clock, end))
+    if frames < 2:
+        raise ValueError(f"--frames must be at least 2, not {frames}")
+    if bad := [each for each in level if not 0 <= each <= 1]:
+        raise ValueError(f"--level must be from 0 to 1, not {bad[0]}")
+    chosen = _ranges(dims)
+    out = out or run / "interpolation.png"
+    if out.suffix not in (".png", ".gif", ".mp4"):
+        raise ValueError(f"--out must be a .png, .gif or .mp4, not {out}")
+    from betadiffusion.cli import pictures
+
+    if out.suffix == ".mp4":
+        pictures.ffmpeg()
+    pipeline = _load_pipeline(run, needs_denoiser=show != "alone")
+    import torch
+
+    from betadiffusion.training.pictures import grid
+
+    x = torch.from_numpy(pictures.images_of(run, images, pipeline.vae.image_shape, 1 if images else 2))
+    if len(x) != 2:
+        raise ValueError(f"interpolate needs two images, not {len(x)}")
+    weights = torch.linspace(0, 1, frames).tolist()
+    rows = {}
+    for each in level:
+        for way in WAYS[show]:
+            options = _options(way, seed, walking) | {"interpolation": interpolation}
+            made = pipeline.interpolate(x[:1], x[1:], weights, each, chosen, **options).images * 2 - 1
+            rows[f"level {each:g}, {way}" if show == "both" else f"level {each:g}"] = made
+    columns = [f"{weight:.3g}" for weight in weights]
+    if out.suffix == ".png":
+        ends = x / 127.5 - 1
+        strip = {label: torch.cat([ends[:1], made, ends[1:]]) for label, made in rows.items()}
+        pictures.save(out, grid(strip, ["from", *columns, "to"]))
+    else:
+        there = [grid({k: v[i : i + 1] for k, v in rows.items()}, [column]) for i, column in enumerate(columns)]
+        write = pictures.save_gif if out.suffix == ".gif" else pictures.save_mp4
+        write(out, there + there[-2:0:-1])
+    print(f"{frames} images from one to the other at level {', '.join(f'{each:g}' for each in level)}: {out}")
+
+
+def _walking(show: Show, code: Code, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+    """The code to walk from and the options of the walk; ValueError for those that are given where nothing walks."""
+    check_seed(seed)
+    if show == "alone" and (options != DEFAULTS or code != "draw" or seed):
+        raise no_effect("with --show alone", "code", "seed")
+    return {"code": code, **options}
+
+
+def _options(way: str, seed: int, walking: dict[str, Any]) -> dict[str, Any]:
+    """How the pipeline makes a row: the VAE alone from the mean; the walk's draws are the same ones every time."""
+    import torch
+
+    options = {"denoise": False, "code": "mean"} if way == ALONE else walking
+    return {**options, "generator": torch.Generator().manual_seed(seed), "output_type": "pt"}
+
+
+def _edit_rows(
+    pipeline: "BetaDiffusionPipeline",
+    x: "Tensor",
+    names: Sequence[str],
+    strengths: Sequence[float],
+    level: float,
+    show: Show,
+    seed: int,
+    walking: dict[str, Any],
+) -> "dict[str, Tensor]":
+    """A labelled row for each direction, image and way: the original, then the image at each strength."""
+    import torch
+
+    rows = {}
+    for name in names:
+        edited = {
+            way: [pipeline.edit(x, name, s, level, **_options(way, seed, walking)).images * 2 - 1 for s in strengths]
+            for way in WAYS[show]
+        }
+        for i, original in enumerate(x / 127.5 - 1):
+            for way, images in edited.items():
+                parts = [name if len(names) > 1 else "", f"image {i + 1}", way if show == "both" else ""]
+                rows[", ".join(filter(None, parts))] = torch.stack([original, *(made[i] for made in images)])
+    return rows
+
+
+def _edit_columns(strengths: Sequence[float]) -> list[str]:
+    return ["original", *(f"{strength:+g} sd" if strength else "0" for strength in strengths)]
+
+
+def _ranges(words: Sequence[str]) -> list[int] | None:
+    """Numbers and ranges such as "0-15" as numbers; None for no words."""
+    numbers: list[int] = []
+    for word in words:
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+        if not match or (match[2] and int(match[2]) < int(match[1])):
+            raise ValueError(f"--dims must be numbers or ranges such as 0-15, not {word!r}")
+        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return numbers or None
+
+
+def _table(found: "Sequence[Direction]") -> str:
+    width = max(len(direction.name) for direction in found)
+    lines = [f"{'name':{width}}  {'kind':8}  held out"]
+    for each in found:
+        score = f"{each.score:.1%} of the variance" if each.kind == "pca" else f"AUROC {each.score:.3f}"
+        lines.append(f"{each.name:{width}}  {each.kind:8}  {score}")
+    return "\n".join(lines)
