@@ -36,9 +36,10 @@ def main_table(reports: dict[str, dict[str, Any]]) -> str:
         ],
     }
     for label, method, evaluations in (
-        ("samples, Heun, 50 evaluations", "heun", 50),
-        ("samples, Heun, 20 evaluations (the default)", "heun", 20),
-        ("samples, multistep, 20 evaluations", "multistep", 20),
+        ("samples, multistep, 50 evaluations", "multistep", 50),
+        ("samples, multistep, 20 evaluations (the default)", "multistep", 20),
+        ("samples, multistep, 10 evaluations", "multistep", 10),
+        ("samples, Heun, 20 evaluations", "heun", 20),
         ("samples, eta = 1, 200 evaluations", "eta=1", 200),
         ("samples, Algorithm 2, 20 evaluations", "algorithm2", 20),
         ("samples, Algorithm 2, 200 evaluations", "algorithm2", 200),

@@ -521,7 +521,7 @@ def test_sample_writes_one_sheet(finished, call):
         code, out, error = call(
             "sample", finished, "--num-images", 5, "--steps", 2, "--seed", seed, "--out", f"{name}.png"
         )
-        assert (code, out, error) == (0, f"5 images, 4 network evaluations each: {name}.png\n", "")
+        assert (code, out, error) == (0, f"5 images, 2 network evaluations each: {name}.png\n", "")
     with Image.open("a.png") as image:
         assert image.size == (3 * 66 - 2, 2 * 66 - 2)  # 8x8 enlarged to 64, gaps of 2
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()

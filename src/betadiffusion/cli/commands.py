@@ -82,8 +82,8 @@ def sample(
     beta: float | None = None,
     end: float = 0.0,
     steps: int = 20,
-    method: Method = "heun",
-    variable: Variable = "sigma",
+    method: Method = "multistep",
+    variable: Variable | None = None,
     eta: float = 0.0,
     churn: float = 0.0,
     clock: Clock = "uniform",
@@ -106,7 +106,7 @@ def sample(
         end: level to walk to, and to decode at.
         steps: steps from noise to image; "heun" takes two network evaluations in each, the others one.
         method: euler, heun, multistep (order 2) or multistep3 (order 3).
-        variable: what the steps are polynomials in: t, sigma or log_snr.
+        variable: what the steps are polynomials in: t, sigma or log_snr; by default what suits.
         eta: share of fresh noise: 0 for none (an ODE), 1 for the posterior of Eq. 15.
         churn: steps to climb, under fresh noise, before each step down; 0 for none.
         clock: what the levels are even in: uniform, log_snr, rate_linear, path_length, fitted (to the solver's error,
@@ -159,8 +159,8 @@ def reconstruct(
     num_images: int = 8,
     end: float = 0.0,
     steps: int = 20,
-    method: Method = "heun",
-    variable: Variable = "sigma",
+    method: Method = "multistep",
+    variable: Variable | None = None,
     eta: float = 0.0,
     churn: float = 0.0,
     clock: Clock = "uniform",
@@ -180,7 +180,7 @@ def reconstruct(
         end: level to walk to, with --denoise.
         steps: steps of the walk, with --denoise; "heun" takes two network evaluations in each, the others one.
         method: euler, heun, multistep or multistep3, with --denoise.
-        variable: what the steps are polynomials in: t, sigma or log_snr, with --denoise.
+        variable: what the steps are polynomials in: t, sigma or log_snr; by default what suits, with --denoise.
         eta: share of fresh noise in the walk, with --denoise.
         churn: steps to climb, under fresh noise, before each step down, with --denoise.
         clock: what the levels are even in, with --denoise; see `sample`.

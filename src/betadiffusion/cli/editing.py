@@ -106,8 +106,8 @@ def edit(
     code: Code = "draw",
     end: float = 0.0,
     steps: int = 20,
-    method: Method = "heun",
-    variable: Variable = "sigma",
+    method: Method = "multistep",
+    variable: Variable | None = None,
     eta: float = 0.0,
     churn: float = 0.0,
     clock: Clock = "uniform",
@@ -130,7 +130,7 @@ def edit(
         end: level to walk to.
         steps: steps of the walk; "heun" takes two network evaluations in each, the others one.
         method: euler, heun, multistep (order 2) or multistep3 (order 3).
-        variable: what the steps are polynomials in: t, sigma or log_snr.
+        variable: what the steps are polynomials in: t, sigma or log_snr; by default what suits.
         eta: share of fresh noise in the walk.
         churn: steps to climb, under fresh noise, before each step down; 0 for none.
         clock: what the levels are even in; see betadiffusion sample.
@@ -180,8 +180,8 @@ def interpolate(
     code: Code = "draw",
     end: float = 0.0,
     steps: int = 20,
-    method: Method = "heun",
-    variable: Variable = "sigma",
+    method: Method = "multistep",
+    variable: Variable | None = None,
     eta: float = 0.0,
     churn: float = 0.0,
     clock: Clock = "uniform",
@@ -205,7 +205,7 @@ def interpolate(
         end: level to walk to.
         steps: steps of the walk; "heun" takes two network evaluations in each, the others one.
         method: euler, heun, multistep (order 2) or multistep3 (order 3).
-        variable: what the steps are polynomials in: t, sigma or log_snr.
+        variable: what the steps are polynomials in: t, sigma or log_snr; by default what suits.
         eta: share of fresh noise in the walk.
         churn: steps to climb, under fresh noise, before each step down; 0 for none.
         clock: what the levels are even in; see betadiffusion sample.

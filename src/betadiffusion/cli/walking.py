@@ -7,12 +7,12 @@ Variable = Literal["t", "sigma", "log_snr"]
 Clock = Literal["uniform", "log_snr", "rate_linear", "path_length", "fitted", "beta_linear", "beta_sinusoidal"]
 
 DEFAULTS: dict[str, Any] = {
-    "steps": 20, "method": "heun", "variable": "sigma", "eta": 0.0, "churn": 0.0, "clock": "uniform", "end": 0.0,
+    "steps": 20, "method": "multistep", "variable": None, "eta": 0.0, "churn": 0.0, "clock": "uniform", "end": 0.0,
 }  # fmt: skip
 
 
 def walking_options(
-    steps: int, method: Method, variable: Variable, eta: float, churn: float, clock: Clock, end: float
+    steps: int, method: Method, variable: Variable | None, eta: float, churn: float, clock: Clock, end: float
 ) -> dict[str, Any]:
     """Options of `BetaDiffusionPipeline.walk`; ValueError for numbers that cannot be."""
     check_steps(steps)

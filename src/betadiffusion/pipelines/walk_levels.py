@@ -1,4 +1,4 @@
-"""The levels at which a denoiser's walk stops, on any clock: what `clocks` needs, from the denoiser's own tables."""
+"""How a denoiser is walked with: the levels of any clock, from its own tables, and the solver's variable."""
 
 import torch
 from torch import Tensor
@@ -6,10 +6,17 @@ from torch import Tensor
 from betadiffusion.clocks import Clock, Path, clock_levels, fit
 from betadiffusion.levels import interpolate
 from betadiffusion.models.denoiser import NonlinearDenoiser
+from betadiffusion.nn.preconditioning import STEPS
+from betadiffusion.samplers import Method, Variable
 from betadiffusion.schedules import Schedule
 
 KNOTS = 129
 FIT_LATENTS = 256
+
+
+def solver_variable(denoiser: NonlinearDenoiser, method: Method) -> Variable:
+    """What suits: t is the straightest; sigma makes Euler's step the prediction of a denoiser trained to land it."""
+    return "sigma" if method == "euler" and denoiser.config.prediction in STEPS else "t"
 
 
 def walk_levels(

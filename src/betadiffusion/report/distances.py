@@ -26,9 +26,9 @@ from betadiffusion.report.generate import (
 from betadiffusion.training.config import RunConfig
 
 SAMPLERS = [
-    *(Sampler("euler", steps) for steps in (20, 50)),
+    Sampler("euler", 20),
     *(Sampler("heun", steps) for steps in (5, 10, 25)),
-    *(Sampler("multistep", steps) for steps in (10, 20)),
+    *(Sampler("multistep", steps) for steps in (5, 10, 20, 50)),
     *(Sampler("eta=1", steps) for steps in (20, 200)),
     *(Sampler("algorithm2", steps) for steps in (20, 200)),
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from betadiffusion import samplers
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
-from betadiffusion.pipelines.walk_levels import walk_levels
+from betadiffusion.pipelines.walk_levels import solver_variable, walk_levels
 from betadiffusion.training.config import RunConfig
 
 BATCH_PIXELS = 128_000  # per channel: 125 images of 32x32
@@ -29,7 +29,7 @@ RANDOM: dict[str, dict[str, Any]] = {  # methods of `Sampler` as options of `sam
 class Sampler:
     """One way from noise to level 0: a method of `samplers`, "eta=1" (Euler), "churn=1" (Heun) or "algorithm2".
 
-    variable: the solver's, None for the pipeline's own.
+    variable: the solver's, None for what suits.
     """
 
     method: str
@@ -104,8 +104,8 @@ def samples(
 ) -> Tensor:
     """New images by one sampler; every sampler starts from the same noise. `levels`: None for the pipeline's own."""
     levels = default_levels(pipeline, sampler.steps) if levels is None else levels
-    options = {"method": sampler.method, "variable": sampler.variable or walk_default("variable")}
-    options |= RANDOM.get(sampler.method, {})
+    options = {"method": sampler.method} | RANDOM.get(sampler.method, {})
+    options["variable"] = sampler.variable or solver_variable(pipeline.denoiser, options["method"])
     noise = torch.Generator().manual_seed(seed_for(config, "noise"))
     fresh = torch.Generator().manual_seed(seed_for(config, "fresh noise"))
     predict, sigma = pipeline.denoiser.predict, pipeline.denoiser.sigma
