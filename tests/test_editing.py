@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from betadiffusion import BetaDiffusionPipeline, MultiBetaVAE, NonlinearDenoiser
+from betadiffusion.gaussian import split
 from betadiffusion.pipelines import directions as named
 from betadiffusion.pipelines.interpolation import dimensions, slerp, with_linear_means
 
@@ -131,8 +132,8 @@ def test_what_an_edit_cannot_do_is_said(pipeline, options, text):
 def test_weights_zero_and_one_are_the_ends(pipeline, decoded, level, options):
     a, b = images(seed=1), images(seed=2)
     pipeline.interpolate(a, b, [0, 0.5, 1], level, generator=noise(), **options)
-    generator = None if "code" in options else noise()
-    codes = [pipeline.encode(x, level, generator) for x in (a, b)]
+    each = None if "code" in options else split(noise(), 2)  # a pair's noise is its own
+    codes = [pipeline.encode(x, level, each) for x in (a, b)]
     walk = {} if "denoise" in options else {"steps": 20}
     ends = [pipeline.walk(z, level, **walk) if walk else z for z in codes]
     made = decoded[0].unflatten(0, (2, 3))
@@ -153,12 +154,21 @@ def test_dimensions_that_are_not_named_stay_the_first_images(pipeline, decoded, 
     for dims in (mask, mask.flatten().nonzero().flatten().tolist()):
         pipeline.interpolate(a, b, [0.3, 1], 0.5, dims, generator=noise(), **asked)
     assert torch.equal(decoded[0], decoded[1])
-    generator = noise()
-    z_a, z_b = (pipeline.encode(x, 0.5, generator) for x in (a, b))
+    each = split(noise(), 2)
+    z_a, z_b = (pipeline.encode(x, 0.5, each) for x in (a, b))
     made = decoded[0].unflatten(0, (2, 2))
     assert torch.equal(made[:, :, ~mask], z_a[:, None, ~mask].expand(2, 2, -1))
     assert torch.equal(made[:, 1, mask], z_b[:, mask])
     assert not torch.isclose(made[:, 0, mask], z_a[:, mask]).any()
+
+
+def test_a_pair_is_the_same_whatever_the_batch(pipeline, decoded):
+    a, b = images(3, seed=1), images(3, seed=2)
+    asked = {"weights": [0.2, 0.7], "level": 0.6, "steps": 2, "eta": 1.0}
+    pipeline.interpolate(a, b, generator=noise(), **asked)
+    for i, one in enumerate(split(noise(), 3)):
+        pipeline.interpolate(a[i : i + 1], b[i : i + 1], generator=[one], **asked)
+    assert torch.allclose(decoded[0], torch.cat(decoded[1:]), atol=1e-5)
 
 
 def test_slerp_keeps_the_length_and_divides_the_angle():

@@ -166,7 +166,7 @@ class BetaDiffusionPipeline(DiffusionPipeline):
         interpolation: Interpolation = "slerp",
         denoise: bool = True,
         code: Code = "draw",
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
         output_type: str = "pil",
         **walking: Any,
     ) -> ImagesOutput:
@@ -179,10 +179,10 @@ class BetaDiffusionPipeline(DiffusionPipeline):
         """
         if not weights or not all(0 <= weight <= 1 for weight in weights):
             raise ValueError(f"weights must be numbers from 0 to 1, not {list(weights)}")
-        generator = generator or torch.Generator(self.device).manual_seed(0)
-        codes = [self._code(images, level, code, generator).flatten(1) for images in (a, b)]
-        if len(codes[0]) != len(codes[1]):
-            raise ValueError(f"as many images are needed on both sides, not {len(codes[0])} and {len(codes[1])}")
+        each, other = self._generators(a, generator), self._generators(b, None)
+        if len(each) != len(other):
+            raise ValueError(f"as many images are needed on both sides, not {len(each)} and {len(other)}")
+        codes = [self._code(images, level, code, each).flatten(1) for images in (a, b)]
         mask = dimensions(dims, self.vae.latent_shape).to(self.device)
         if interpolation == "slerp":
             parts = [slerp(*(z[:, mask] for z in codes), weight) for weight in weights]
@@ -195,7 +195,8 @@ class BetaDiffusionPipeline(DiffusionPipeline):
         z = codes[0][:, None].repeat(1, len(weights), 1)
         z[..., mask] = torch.stack(parts, 1)
         z = z.reshape(-1, *self.vae.latent_shape)
-        return self._finish(z, level, denoise, generator, output_type, walking)
+        fresh = [one for pair in each for one in split(pair, len(weights))]
+        return self._finish(z, level, denoise, fresh, output_type, walking)
 
     @torch.no_grad()
     def encode(self, images: Images, level: float, generator: Generators | None = None) -> Tensor:
