@@ -50,8 +50,9 @@ Changes = dict[str, Any]
 CHOICES: dict[str, dict[str, Changes]] = {
     "denoiser": {
         "default": {},
-        **{f"prediction {name}": {"diffusion.prediction": name} for name in ("any_step", "flow_map", "flow", "paper")},
-        **{f"weighting {name}": {"diffusion.weighting": name} for name in ("sigma", "min_snr", "learned")},
+        **{f"prediction {name}": {"diffusion.prediction": name} for name in ("any_step", "flow_map", "flow")},
+        "prediction paper": {"diffusion.prediction": "paper", "diffusion.weighting": "uniform"},
+        **{f"weighting {name}": {"diffusion.weighting": name} for name in ("uniform", "sigma", "learned")},
         "levels logit_normal": {"diffusion.levels": "logit_normal"},
         "levels logit_normal, mean 1": {"diffusion.levels": "logit_normal", "diffusion.logit_mean": 1.0},
         "levels importance": {"diffusion.levels": "importance"},

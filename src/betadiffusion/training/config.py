@@ -264,7 +264,7 @@ class DiffusionConfig:
     """
 
     prediction: Literal["velocity", "any_step", "flow_map", "flow", "paper"] = "velocity"
-    weighting: Literal["uniform", "sigma", "min_snr", "learned"] = "uniform"
+    weighting: Literal["uniform", "sigma", "min_snr", "learned"] = "min_snr"
     levels: Literal["uniform", "logit_normal", "importance"] = "uniform"
     logit_mean: float = 0.0
     logit_scale: float = 1.0
