@@ -1,14 +1,14 @@
 """Terms beside Eq. 4: exactly off by default, the same however a batch is divided, resumed bit for bit."""
 
-import copy
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import nn
 
+import stage_cases
 from betadiffusion.data import Subset, load
 from betadiffusion.models.beta_diffusion import BetaDiffusionAutoencoder
 from betadiffusion.models.vae import MultiBetaVAE
@@ -17,7 +17,6 @@ from betadiffusion.training import checkpoint
 from betadiffusion.training.adversary import Adversary
 from betadiffusion.training.config import OptimisationConfig, PerceptualConfig
 from betadiffusion.training.perceptual import Perceptual
-from betadiffusion.training.trainer import Trainer
 from betadiffusion.training.vae_stage import VAEStage, last_layer
 from test_metrics_lpips import ALEX, weights
 
@@ -40,27 +39,7 @@ def stage(images, perceptual=None):
     return VAEStage(model, images, images, CPU, perceptual=perceptual)
 
 
-def fit(folder, made, stop_at=None, **changes):
-    """Trains a stage, or stops it dead after so many images; a folder that holds checkpoints goes on from them."""
-    config = copy.copy(CONFIG)
-    for name, value in changes.items():
-        setattr(config, name, value)
-    trainer = Trainer(made, config, folder, accelerator=Accelerator(cpu=True), seed=0, identity={})
-    trainer.resume()
-    if stop_at is not None:
-        losses = made.losses
-
-        def dead(*arguments):
-            if trainer.images >= stop_at:
-                raise KeyboardInterrupt
-            return losses(*arguments)
-
-        made.losses = dead
-        with pytest.raises(KeyboardInterrupt):
-            trainer.fit()
-    else:
-        trainer.fit()
-    return trainer
+fit = partial(stage_cases.fit, CONFIG)
 
 
 def flat(module):

@@ -57,7 +57,7 @@ def calls(monkeypatch):
     monkeypatch.setitem(sys.modules, runs.__name__, runs)
     monkeypatch.setitem(sys.modules, report.__name__, report)
     monkeypatch.setattr(commands, "_build_on_meta", lambda config: None)
-    monkeypatch.setattr(commands, "_require_pipeline", lambda run: None)
+    monkeypatch.setattr(commands, "require_pipeline", lambda run: None)
     return made
 
 

@@ -1,12 +1,12 @@
 """The decoder alone: what is frozen keeps its bits, its loss falls, walked codes are the sampler's, resume is exact."""
 
-import copy
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 
+import stage_cases
 from betadiffusion import BetaDiffusionPipeline
 from betadiffusion.cli import checks
 from betadiffusion.data import Subset, load
@@ -17,7 +17,6 @@ from betadiffusion.samplers import sample
 from betadiffusion.training import checkpoint, runs
 from betadiffusion.training.config import DecoderConfig, OptimisationConfig
 from betadiffusion.training.decoder_stage import DecoderStage, encoder_fingerprint, frozen
-from betadiffusion.training.trainer import Trainer
 from test_adversarial import lpips_weights  # noqa: F401, a fixture
 from test_joint_stage import tokens
 from test_runs import configured
@@ -49,27 +48,7 @@ def stage(images, config=PLAIN):
     return DecoderStage(vae, images, images, CPU, config, denoiser)
 
 
-def fit(folder, made, stop_at=None, **changes):
-    """Trains a stage, or stops it dead after so many images; a folder that holds checkpoints goes on from them."""
-    config = copy.copy(CONFIG)
-    for name, value in changes.items():
-        setattr(config, name, value)
-    trainer = Trainer(made, config, folder, accelerator=Accelerator(cpu=True), seed=0, identity={})
-    trainer.resume()
-    if stop_at is None:
-        trainer.fit()
-        return trainer
-    losses = made.losses
-
-    def dead(*arguments):
-        if trainer.images >= stop_at:
-            raise KeyboardInterrupt
-        return losses(*arguments)
-
-    made.losses = dead
-    with pytest.raises(KeyboardInterrupt):
-        trainer.fit()
-    return trainer
+fit = partial(stage_cases.fit, CONFIG)
 
 
 @torch.no_grad()

@@ -3,13 +3,14 @@
 import copy
 import json
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import nn
 
+import stage_cases
 from betadiffusion import BetaDiffusionPipeline
 from betadiffusion.cli import checks
 from betadiffusion.cli.main import main
@@ -23,7 +24,6 @@ from betadiffusion.training.config import JointConfig, LevelsConfig, Optimisatio
 from betadiffusion.training.diffusion_stage import encode_with_velocity
 from betadiffusion.training.images import load_images
 from betadiffusion.training.joint_stage import JointModel, JointStage, moment_sums, slope
-from betadiffusion.training.trainer import Trainer
 from betadiffusion.training.vae_stage import VAEStage
 from test_report import MeanPixels
 from test_runs import configured
@@ -73,27 +73,7 @@ def stage(images, config=None, **options):
     return JointStage(*networks(), images, images, CPU, config, **options)
 
 
-def fit(folder, made, stop_at=None, **changes):
-    """Trains a stage, or stops it dead after so many images; a folder that holds checkpoints goes on from them."""
-    config = copy.copy(CONFIG)
-    for name, value in changes.items():
-        setattr(config, name, value)
-    trainer = Trainer(made, config, folder, accelerator=Accelerator(cpu=True), seed=0, identity={})
-    trainer.resume()
-    if stop_at is None:
-        trainer.fit()
-        return trainer
-    losses = made.losses
-
-    def dead(*arguments):
-        if trainer.images >= stop_at:
-            raise KeyboardInterrupt
-        return losses(*arguments)
-
-    made.losses = dead
-    with pytest.raises(KeyboardInterrupt):
-        trainer.fit()
-    return trainer
+fit = partial(stage_cases.fit, CONFIG)
 
 
 def flat(module):

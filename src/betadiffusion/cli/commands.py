@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from betadiffusion.cli.checks import check, check_evaluation
 from betadiffusion.cli.conditions import condition_of, condition_options
+from betadiffusion.cli.loading import check_png, load_pipeline, require_pipeline
 from betadiffusion.cli.walking import DEFAULTS, Clock, Method, Variable, check_seed, cost, no_effect, walking_options
 from betadiffusion.evaluation.names import MetricName, ScoreName
 from betadiffusion.training.config import RunConfig
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 
 DEMO_MINUTES = 4.2  # of training, of the default numbers of images, at 32x32 on 2 CPU cores
 BATCH = 32  # images in memory at once
@@ -130,7 +130,7 @@ def sample(
         raise ValueError(f"--out must be a .png or a folder, not {out}")
     if not out.suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} must be a new or an empty folder")
-    pipeline = _load_pipeline(run, needs_denoiser=not prior)
+    pipeline = load_pipeline(run, needs_denoiser=not prior)
     if prior:
         from betadiffusion.evaluation.extract import choose_level
 
@@ -196,8 +196,8 @@ def reconstruct(
     if num_images < 1:
         raise ValueError(f"--num-images must be positive, not {num_images}")
     out = out or run / "reconstructions.png"
-    _check_png(out)
-    pipeline = _load_pipeline(run, needs_denoiser=denoise)
+    check_png(out)
+    pipeline = load_pipeline(run, needs_denoiser=denoise)
     import torch
 
     from betadiffusion.cli.pictures import images_of, save
@@ -225,7 +225,7 @@ def report(run: Path) -> None:
     Args:
         run: folder of a run.
     """
-    _require_pipeline(run)
+    require_pipeline(run)
     from betadiffusion.report.write import headline, write_report
 
     print(headline(write_report(run)))  # its last line is the report's path
@@ -316,7 +316,7 @@ def data(
         out: the picture, a .png; data-NAME.png by default.
     """
     if out:
-        _check_png(out)
+        check_png(out)
     import numpy as np
 
     from betadiffusion.cli.pictures import as_pictures, save_sheet
@@ -378,39 +378,3 @@ def _build_on_meta(config: RunConfig) -> None:
         vae = build_vae(config, (config.data.channels or 3, size, size), pretrained=False)
         build_denoiser(config, vae, sketch(config.condition))
     LevelDraw(config.levels, vae.schedule)
-
-
-def _require_pipeline(run: Path) -> None:
-    if not run.is_dir():
-        raise ValueError(f"there is no folder {run}: give the folder of a run")
-    if not (run / "config.yaml").is_file():
-        raise ValueError(f"{run} is not the folder of a run: it has no config.yaml")
-    if not (run / "pipeline" / "model_index.json").is_file():
-        raise ValueError(f"{run} has no pipeline/model_index.json: its training has not finished")
-
-
-def _load_pipeline(run: Path, needs_denoiser: bool = True) -> "BetaDiffusionPipeline":
-    """The pipeline of a run, on the GPU where there is one, or what stage "vae" alone has left of it.
-
-    ValueError where the folder is not a run's, or where what is needed has not been trained yet.
-    """
-    if needs_denoiser or not (run / "vae" / "model").is_dir():
-        _require_pipeline(run)
-    import torch
-    from diffusers.utils import logging
-
-    from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
-    from betadiffusion.training.models import load_vae
-
-    logging.disable_progress_bar()
-    if (run / "pipeline").is_dir():
-        pipeline = BetaDiffusionPipeline.from_pretrained(run / "pipeline")
-    else:
-        pipeline = BetaDiffusionPipeline(load_vae(run).eval())
-    pipeline.set_progress_bar_config(disable=None, unit=" steps", leave=False)
-    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _check_png(out: Path) -> None:
-    if out.suffix != ".png":
-        raise ValueError(f"--out must be a .png, not {out}")

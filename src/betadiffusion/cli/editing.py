@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from betadiffusion.cli.commands import _check_png, _load_pipeline
+from betadiffusion.cli.loading import check_png, load_pipeline
 from betadiffusion.cli.walking import DEFAULTS, Clock, Method, Variable, check_seed, no_effect, walking_options
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def directions(
     if count < 2 or num_images < 1:
         raise ValueError(f"--count must be at least 2 and --num-images positive, not {count} and {num_images}")
     out = out or run / "directions" / f"level-{level:g}"
-    pipeline = _load_pipeline(run, needs_denoiser=show == "walked")
+    pipeline = load_pipeline(run, needs_denoiser=show == "walked")
     import numpy as np
     import torch
     from tqdm import tqdm
@@ -143,8 +143,8 @@ def edit(
     if num_images < 1:
         raise ValueError(f"--num-images must be positive, not {num_images}")
     out = out or run / "edits.png"
-    _check_png(out)
-    pipeline = _load_pipeline(run, needs_denoiser=show != "alone")
+    check_png(out)
+    pipeline = load_pipeline(run, needs_denoiser=show != "alone")
     import torch
 
     from betadiffusion.cli.pictures import images_of, save
@@ -225,7 +225,7 @@ def interpolate(
 
     if out.suffix == ".mp4":
         pictures.ffmpeg()
-    pipeline = _load_pipeline(run, needs_denoiser=show != "alone")
+    pipeline = load_pipeline(run, needs_denoiser=show != "alone")
     import torch
 
     from betadiffusion.training.pictures import grid

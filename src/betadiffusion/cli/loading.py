@@ -1,0 +1,45 @@
+"""What commands on a finished run begin with: its pipeline, or one sentence. Heavy imports happen inside."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
+
+
+def require_pipeline(run: Path) -> None:
+    """ValueError where a folder is not that of a run whose training has finished."""
+    if not run.is_dir():
+        raise ValueError(f"there is no folder {run}: give the folder of a run")
+    if not (run / "config.yaml").is_file():
+        raise ValueError(f"{run} is not the folder of a run: it has no config.yaml")
+    if not (run / "pipeline" / "model_index.json").is_file():
+        raise ValueError(f"{run} has no pipeline/model_index.json: its training has not finished")
+
+
+def load_pipeline(run: Path, needs_denoiser: bool = True) -> "BetaDiffusionPipeline":
+    """The pipeline of a run, on the GPU where there is one, or what stage "vae" alone has left of it.
+
+    ValueError where the folder is not a run's, or where what is needed has not been trained yet.
+    """
+    if needs_denoiser or not (run / "vae" / "model").is_dir():
+        require_pipeline(run)
+    import torch
+    from diffusers.utils import logging
+
+    from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
+    from betadiffusion.training.models import load_vae
+
+    logging.disable_progress_bar()
+    if (run / "pipeline").is_dir():
+        pipeline = BetaDiffusionPipeline.from_pretrained(run / "pipeline")
+    else:
+        pipeline = BetaDiffusionPipeline(load_vae(run).eval())
+    pipeline.set_progress_bar_config(disable=None, unit=" steps", leave=False)
+    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def check_png(out: Path) -> None:
+    """ValueError for a picture that would not be a PNG."""
+    if out.suffix != ".png":
+        raise ValueError(f"--out must be a .png, not {out}")
