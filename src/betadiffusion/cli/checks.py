@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from betadiffusion.baselines.presets import BACKBONE, PRESETS, baseline_arguments, is_baseline
 from betadiffusion.models.presets import beta_diffusion_preset, denoiser_preset, vae_preset
 from betadiffusion.training.config import RunConfig, autoencoder, chosen, denoiser_name, diffusion_clash
 
@@ -23,7 +24,8 @@ STAGES = ["vae", "diffusion", "joint", "decoder", "report"]
 
 def check(config: RunConfig) -> None:
     """Raises ValueError for the first thing that cannot work: a number, a combination, an unread key, a place."""
-    for problems in (_numbers, _combinations, _unread, _places):
+    of_model = (_baseline,) if is_baseline(config.model) else (_combinations, _unread)
+    for problems in (_numbers, _training, *of_model, _places):
         for problem in problems(config):
             raise ValueError(problem)
 
@@ -68,7 +70,8 @@ def _numbers(config: RunConfig) -> Iterator[str]:
                 yield f"{key} must be below {BELOW.get(name, 'infinity')}, not {number}"
 
 
-def _combinations(config: RunConfig) -> Iterator[str]:
+def _training(config: RunConfig) -> Iterator[str]:
+    """What holds for every model."""
     for name in ("vae_training", "diffusion_training", "decoder_training"):
         training = getattr(config, name)
         if training.batch_size % training.accumulation:
@@ -76,9 +79,33 @@ def _combinations(config: RunConfig) -> Iterator[str]:
                 f"{name}.batch_size {training.batch_size} cannot be divided into "
                 f"{name}.accumulation {training.accumulation} equal parts"
             )
-    data, stages, levels = config.data, config.stages, config.report.levels
+    data = config.data
     if data.limit is not None and data.held_out >= data.limit:
         yield f"data.held_out {data.held_out} must be below data.limit {data.limit}: some images are for training"
+    for tracker in config.trackers:
+        if find_spec(tracker) is None:
+            yield f"trackers names {tracker!r}, which is not installed: pip install 'betadiffusion[{tracker}]'"
+
+
+def _baseline(config: RunConfig) -> Iterator[str]:
+    """Stages and keys of a baseline: everything it does not read is refused."""
+    preset, values, defaults = PRESETS[config.model], flat(config), flat(RunConfig())
+    stages = list(preset.stages)
+    if not config.stages or config.stages != [stage for stage in stages if stage in config.stages]:
+        yield f"model {config.model!r} has the stages {stages}, in this order, each once, not {config.stages}"
+    baseline_arguments(config.model, config.baseline)
+    vae_preset(config.vae.preset, **chosen(config.vae))
+    if preset.whole_batch and config.vae_training.accumulation > 1:
+        yield f"model {config.model!r} counts on whole batches: vae_training.accumulation must be 1"
+    read = {f"vae.{key}" for key in BACKBONE} | {"model", "stages", "seed", "precision", "cpu", "trackers", "out"}
+    sections = ("data.", "baseline.", "vae_training.", *(["diffusion_training."] if "prior" in stages else []))
+    for key, value in values.items():
+        if value != defaults[key] and key not in read | {"resume"} and not key.startswith(sections):
+            yield f"{key} has no effect with model {config.model!r}: leave it out"
+
+
+def _combinations(config: RunConfig) -> Iterator[str]:
+    stages, levels = config.stages, config.report.levels
     if not stages or stages != [stage for stage in STAGES if stage in stages]:
         yield f"stages must be one or more of {STAGES}, in this order, each once, not {stages}"
     yield from _joint_or_decoder(config)
@@ -101,9 +128,6 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         yield "condition.kind 'text' needs condition.text_encoder: a hub id or a local folder"
     if config.condition.kind != "none" and "joint" in config.stages:
         yield "stage 'joint' knows no conditions: leave out condition.kind, or use stages 'vae' and 'diffusion'"
-    for tracker in config.trackers:
-        if find_spec(tracker) is None:
-            yield f"trackers names {tracker!r}, which is not installed: pip install 'betadiffusion[{tracker}]'"
 
 
 def _joint_or_decoder(config: RunConfig) -> Iterator[str]:
@@ -148,6 +172,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
         (asked != "text", ["condition.text_encoder", "condition.text_tokens"], "unless condition.kind is 'text'"),
         (config.condition.by == "adaln", ["condition.text_tokens"], "with condition.by 'adaln'"),
         (True, other, f"with model {config.model!r}"),
+        (True, [key for key in values if key.startswith("baseline.")], f"with model {config.model!r}"),
         (linear, ["vae.beta_min", "vae.beta_max"], "unless vae.schedule is 'log_beta'"),
         (not frozen, ["cache.features"], "unless the encoder is frozen (beta_diffusion.train_encoder false)"),
         (frozen, ["vae_training.encoder_rate"], "since the encoder is frozen (beta_diffusion.train_encoder false)"),
@@ -184,7 +209,7 @@ def _places(config: RunConfig) -> Iterator[str]:
         yield f"out must be a folder, but {nearest} is a file"
     elif not os.access(nearest, os.W_OK):
         yield f"out cannot be {out}: {nearest} is not writable"
-    whole = (resume / "state.json").is_file() and resume.parent.parent.name in STAGES[:-1]
+    whole = (resume / "state.json").is_file() and resume.parent.parent.name in [*STAGES[:-1], "baseline", "prior"]
     makes = {"diffusion", "joint"} & set(config.stages)
     if "report" in config.stages and not makes and not (out / "pipeline").is_dir():
         yield f"stages {config.stages} cannot report on {out}, which has no pipeline yet: stage 'diffusion' makes it"

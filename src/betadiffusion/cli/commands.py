@@ -4,6 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from betadiffusion.baselines.presets import is_baseline
+from betadiffusion.cli.baselines import baseline_of, sampler
+from betadiffusion.cli.baselines import reconstruct as reconstruct_baseline
 from betadiffusion.cli.checks import check, check_evaluation
 from betadiffusion.cli.conditions import condition_of, condition_options
 from betadiffusion.cli.loading import check_png, load_pipeline, require_pipeline
@@ -57,7 +60,11 @@ def train(config: RunConfig) -> None:
     check(config)
     _build_on_meta(config)
     out = Path(config.out)
-    if config.stages != ["report"]:
+    if is_baseline(config.model):
+        from betadiffusion.baselines.runs import run as run_baseline
+
+        run_baseline(config)
+    elif config.stages != ["report"]:
         from betadiffusion.training.runs import run
 
         run(config)
@@ -114,6 +121,7 @@ def sample(
         seed: of the noise; image number i of a seed is the same in any number of images.
         out: a .png for one sheet of them all, or a new folder for one PNG each; RUN/samples.png by default.
     """
+    options = dict(locals())
     walking = walking_options(steps, method, variable, eta, churn, clock, end)
     check_seed(seed)
     if prior and walking != DEFAULTS:
@@ -130,6 +138,10 @@ def sample(
         raise ValueError(f"--out must be a .png or a folder, not {out}")
     if not out.suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} must be a new or an empty folder")
+    if name := baseline_of(run):
+        _save_samples(out, _draw(sampler(sample, run, name, options), num_images, seed))
+        print(f"{num_images} images: {out}")
+        return
     pipeline = load_pipeline(run, needs_denoiser=not prior)
     if prior:
         from betadiffusion.evaluation.extract import choose_level
@@ -140,12 +152,7 @@ def sample(
         if asked:
             asked["condition"] = condition_of(pipeline, asked["condition"])
         images = _draw(lambda count, g: pipeline(count, generator=g, **walking, **asked).images, num_images, seed)
-    from betadiffusion.cli.pictures import save_all, save_sheet
-
-    if out.suffix:
-        save_sheet(out, list(images))
-    else:
-        save_all(out, images)
+    _save_samples(out, images)
     print(f"{num_images} images{'' if prior else f', {cost(method, steps)}'}: {out}")
 
 
@@ -187,6 +194,7 @@ def reconstruct(
         seed: of all noise, with --denoise.
         out: the picture, a .png; RUN/reconstructions.png by default.
     """
+    options = dict(locals())
     walking = walking_options(steps, method, variable, eta, churn, clock, end)
     check_seed(seed)
     if not denoise and (walking != DEFAULTS or seed):
@@ -197,6 +205,9 @@ def reconstruct(
         raise ValueError(f"--num-images must be positive, not {num_images}")
     out = out or run / "reconstructions.png"
     check_png(out)
+    if name := baseline_of(run):
+        reconstruct_baseline(reconstruct, run, name, options, out)
+        return
     pipeline = load_pipeline(run, needs_denoiser=denoise)
     import torch
 
@@ -365,6 +376,16 @@ def _draw(
         yield from draw(min(BATCH, count - start), generator)
 
 
+def _save_samples(out: Path, images: Iterator["Image.Image"]) -> None:
+    """One sheet of them all, or a folder with one PNG each."""
+    from betadiffusion.cli.pictures import save_all, save_sheet
+
+    if out.suffix:
+        save_sheet(out, list(images))
+    else:
+        save_all(out, images)
+
+
 def _build_on_meta(config: RunConfig) -> None:
     """Builds both models without memory, so that sizes that do not fit are refused before training, not after."""
     import torch
@@ -374,6 +395,12 @@ def _build_on_meta(config: RunConfig) -> None:
     from betadiffusion.training.models import build_denoiser, build_vae, image_size
 
     size = image_size(config)
+    if is_baseline(config.model):
+        from betadiffusion.baselines.runs import build_baseline
+
+        with torch.device("meta"):
+            build_baseline(config, (config.data.channels or 3, size, size))
+        return
     with torch.device("meta"):
         vae = build_vae(config, (config.data.channels or 3, size, size), pretrained=False)
         build_denoiser(config, vae, sketch(config.condition))

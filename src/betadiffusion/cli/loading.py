@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from betadiffusion.cli.baselines import baseline_of
+
 if TYPE_CHECKING:
     from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 
@@ -13,6 +15,10 @@ def require_pipeline(run: Path) -> None:
         raise ValueError(f"there is no folder {run}: give the folder of a run")
     if not (run / "config.yaml").is_file():
         raise ValueError(f"{run} is not the folder of a run: it has no config.yaml")
+    if name := baseline_of(run):
+        raise ValueError(
+            f"{run} is a run of model {name!r}, a baseline: it can be sampled, reconstructed and evaluated"
+        )
     if not (run / "pipeline" / "model_index.json").is_file():
         raise ValueError(f"{run} has no pipeline/model_index.json: its training has not finished")
 
@@ -22,7 +28,7 @@ def load_pipeline(run: Path, needs_denoiser: bool = True) -> "BetaDiffusionPipel
 
     ValueError where the folder is not a run's, or where what is needed has not been trained yet.
     """
-    if needs_denoiser or not (run / "vae" / "model").is_dir():
+    if needs_denoiser or baseline_of(run) or not (run / "vae" / "model").is_dir():
         require_pipeline(run)
     import torch
     from diffusers.utils import logging

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
 
+from betadiffusion.baselines.presets import is_baseline
+from betadiffusion.baselines.runs import build_baseline, load_baseline
 from betadiffusion.data import ImageSet
 from betadiffusion.training.images import load_images, pass_size
 from betadiffusion.training.runs import build_vae, load_config, load_vae
@@ -44,12 +47,15 @@ class Encoder:
     @property
     def has_scale(self) -> bool:
         """Whether the model also has a noise scale and a decoder, and so a rate and a distortion."""
-        return all(hasattr(self.model, name) for name in ("sigma", "decode", "latent_shape"))
+        has_sigma = hasattr(self.model, "sigma") or hasattr(self.model, "posterior")
+        return has_sigma and hasattr(self.model, "decode") and hasattr(self.model, "latent_shape")
 
     @property
     def has_scale_per_image(self) -> bool:
         """Whether its noise scale depends on the image too, and not on the level alone."""
-        return getattr(getattr(self.model, "config", None), "sigma_from", "level") == "image"
+        return self.has_scale and (
+            not hasattr(self.model, "sigma") or getattr(self.model.config, "sigma_from", "level") == "image"
+        )
 
     @torch.no_grad()
     def means(self, x: Tensor, level: float) -> Tensor:
@@ -88,7 +94,7 @@ class Encoder:
             parts = [mean := self.means(x, level)]
             if self.has_scale:
                 t = torch.tensor(level, device=self.device)
-                parts += [self.model.sigma(t), self.model.decode(mean, t)]
+                parts += [self.model.decode(mean, t), *([self.model.sigma(t)] if hasattr(self.model, "sigma") else [])]
             for part in parts:
                 digest.update(part.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -117,8 +123,12 @@ class Pixels:
 
 
 def load_run(run: Path, device: torch.device) -> Encoder:
-    """The trained VAE of a run; ValueError where there is none."""
-    load_config(run)
+    """The trained VAE or baseline of a run; ValueError where there is none, or where it has no encoder."""
+    if is_baseline(load_config(run).model):
+        model = load_baseline(run).eval().to(device, memory_format=torch.channels_last)
+        if not hasattr(model, "encode_mean"):
+            raise ValueError(f"{run} is a run of model {load_config(run).model!r}, which has no encoder to evaluate")
+        return Encoder(run.resolve().name, model, model.image_shape, has_levels=False, device=device)
     vae = load_vae(run).eval().to(device, memory_format=torch.channels_last)
     return Encoder(run.resolve().name, vae, vae.image_shape, device=device)
 
@@ -152,11 +162,12 @@ def load_function(name: str, image_shape: tuple[int, int, int], device: torch.de
 
 def random_encoder(run: Path, seed: int, device: torch.device) -> Encoder:
     """The run's own network with weights that were never trained."""
-    shape = load_vae(run).image_shape
+    trained, config = load_run(run, device), load_config(run)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae = build_vae(load_config(run), shape, pretrained=False)
-    return Encoder("random weights", vae.eval().to(device, memory_format=torch.channels_last), shape, device=device)
+        build = build_baseline if is_baseline(config.model) else partial(build_vae, pretrained=False)
+        model = build(config, trained.image_shape).eval().to(device, memory_format=torch.channels_last)
+    return Encoder("random weights", model, trained.image_shape, trained.has_levels, device)
 
 
 def feature_encoder(encoder: Encoder, name: str) -> Encoder:

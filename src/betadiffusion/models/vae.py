@@ -7,13 +7,12 @@ from typing import NamedTuple
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from torch import Tensor, nn
+from torch import Tensor
 
 from betadiffusion.gaussian import Generators, expand_as, randn
-from betadiffusion.nn.conv import ConvDecoder, ConvEncoder
+from betadiffusion.nn.backbone import latent_side, make_backbone
 from betadiffusion.nn.curves import LevelCurve, RisingLevelCurve
 from betadiffusion.nn.embedding import LevelEmbedding
-from betadiffusion.nn.resnet import ResnetDecoder, ResnetEncoder
 from betadiffusion.schedules import Schedule, make_schedule
 
 
@@ -58,31 +57,11 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
         knots: int = 65,
     ) -> None:
         super().__init__()
-        if activation not in ("silu", "sigmoid"):
-            raise ValueError(f"unknown activation '{activation}'; choose silu or sigmoid")
-        shared = {
-            "image_size": sample_size,
-            "in_channels": in_channels,
-            "latent_channels": latent_channels,
-            "channels": channels,
-            "embedding_dim": embedding_dim,
-            "activation": activation,
-        }
-        if block == "conv":
-            if layers_per_block is not None or len(attention_resolutions) or dropout:
-                raise ValueError("layers_per_block, attention_resolutions and dropout need block 'resnet', not 'conv'")
-            self.encoder: nn.Module = ConvEncoder(**shared)
-            self.decoder: nn.Module = ConvDecoder(**shared)
-        elif block == "resnet":
-            shared |= {
-                "layers_per_block": layers_per_block or 2,
-                "attention_resolutions": attention_resolutions,
-                "dropout": dropout,
-            }
-            self.encoder = ResnetEncoder(**shared)
-            self.decoder = ResnetDecoder(**shared)
-        else:
-            raise ValueError(f"unknown block '{block}'; choose conv or resnet")
+        self.encoder, self.decoder = make_backbone(
+            sample_size=sample_size, in_channels=in_channels, latent_channels=latent_channels, block=block,
+            channels=channels, layers_per_block=layers_per_block, attention_resolutions=attention_resolutions,
+            embedding_dim=embedding_dim, activation=activation, dropout=dropout,
+        )  # fmt: skip
         self.embedding = LevelEmbedding(embedding_dim)
         self.sigma_curve = RisingLevelCurve(knots, start=0.1, fixed_end=boundary)
         self.pixel_sigma_curve = LevelCurve(knots, start=0.3)
@@ -95,7 +74,7 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of the latents."""
-        side = 1 if self.config.block == "conv" else self.config.sample_size // 2 ** (len(self.config.channels) - 1)
+        side = latent_side(self.config.sample_size, self.config.block, self.config.channels)
         return self.config.latent_channels, side, side
 
     @property

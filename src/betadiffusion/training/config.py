@@ -4,14 +4,16 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from betadiffusion.training.baseline_config import BaselineConfig, BaselineName
+
 Precision = Literal["auto", "fp32", "bf16"]
 Tracker = Literal["tensorboard", "wandb"]
-Stage = Literal["vae", "diffusion", "joint", "decoder", "report"]
+Stage = Literal["vae", "diffusion", "joint", "decoder", "report", "baseline", "prior"]
 BetaDiffusionPreset = Literal[
     "tiny32", "tiny64", "scratch32", "scratch64", "dinov2-s", "dinov2-b", "dinov2-l", "dinov2-s-registers",
     "dinov2-b-registers", "dinov2-l-registers", "mae-b", "mae-l",
 ]  # fmt: skip
-Model = Literal["multi_beta_vae", "beta_diffusion"]
+Model = Literal["multi_beta_vae", "beta_diffusion", BaselineName]
 
 
 @dataclass
@@ -388,10 +390,11 @@ class RunConfig:
     """A whole run: data, models, both stages of training, the report.
 
     Args:
-        model: the autoencoder: "multi_beta_vae" or "beta_diffusion".
+        model: the autoencoder, "multi_beta_vae" or "beta_diffusion", or a baseline.
         data: which images.
         vae: the multi-beta VAE.
         beta_diffusion: beta-Diffusion.
+        baseline: hyperparameters of a baseline, whose backbone is that of `vae`.
         path: what stage "vae" asks of the path between levels.
         denoiser: the denoiser between levels.
         diffusion: what the denoiser predicts, and how its training weighs and draws levels.
@@ -401,12 +404,13 @@ class RunConfig:
         perceptual: terms of stage "vae" beside Eq. 4.
         joint: how stage "joint" trains both networks.
         decoder: what stage "decoder" lowers.
-        vae_training: optimisation of stage "vae", and of "joint".
-        diffusion_training: optimisation of stage "diffusion", with the VAE frozen.
+        vae_training: optimisation of stage "vae", and of "joint" and "baseline".
+        diffusion_training: optimisation of stage "diffusion", with the VAE frozen, and of a baseline's "prior".
         decoder_training: optimisation of stage "decoder", with all but the decoder frozen.
         cache: caches of features and latents.
         report: what the report measures.
-        stages: which stages to run, in this order: vae and diffusion, or joint for both; decoder; report.
+        stages: which stages to run, in this order: vae and diffusion, or joint for both; decoder; report. A baseline
+            has stage baseline, and some prior after it.
         seed: of everything random.
         precision: "bf16" or "fp32" arithmetic of the networks; "auto" is bf16 where the hardware has it.
         cpu: stay on the CPU even where there is a GPU.
@@ -419,6 +423,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     beta_diffusion: BetaDiffusionConfig = field(default_factory=BetaDiffusionConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
     path: PathConfig = field(default_factory=PathConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -444,12 +449,12 @@ class RunConfig:
 
 def autoencoder(config: RunConfig) -> VAEConfig | BetaDiffusionConfig:
     """The section of the autoencoder that a run trains."""
-    return config.vae if config.model == "multi_beta_vae" else config.beta_diffusion
+    return config.beta_diffusion if config.model == "beta_diffusion" else config.vae
 
 
 def denoiser_name(config: RunConfig) -> str:
     """The preset of the denoiser of a run: the configured one, or that which fits the autoencoder."""
-    return config.denoiser.preset or (config.vae.preset if config.model == "multi_beta_vae" else "dit")
+    return config.denoiser.preset or ("dit" if config.model == "beta_diffusion" else config.vae.preset)
 
 
 def diffusion_clash(config: DiffusionConfig) -> str:

@@ -23,7 +23,7 @@ Autoencoder: TypeAlias = Union[MultiBetaVAE, "BetaDiffusionAutoencoder"]
 
 def image_size(config: RunConfig) -> int:
     """Side of the images of a run, in pixels: the configured one, or the preset's."""
-    preset = vae_preset if config.model == "multi_beta_vae" else beta_diffusion_preset
+    preset = beta_diffusion_preset if config.model == "beta_diffusion" else vae_preset
     return config.data.size or preset(autoencoder(config).preset)["sample_size"]
 
 

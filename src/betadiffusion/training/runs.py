@@ -57,7 +57,7 @@ def run(config: RunConfig) -> Path:
             "pretext": config.pretext,
             "cache": {"features": features is not None},
         }  # fmt: skip
-        trained = _fit(stage, config.vae_training, config, accelerator, identity)
+        trained = fit(stage, config.vae_training, config, accelerator, identity)
         if accelerator.is_main_process:
             stage.calibrate(trained)
             write_folder(out / "vae" / "model", trained.save_pretrained)
@@ -74,7 +74,7 @@ def run(config: RunConfig) -> Path:
         }  # fmt: skip
         if conditions:
             identity["condition"] = config.condition
-        trained = stage.finish(_fit(stage, config.diffusion_training, config, accelerator, identity))
+        trained = stage.finish(fit(stage, config.diffusion_training, config, accelerator, identity))
         if accelerator.is_main_process:
             pipeline = BetaDiffusionPipeline(vae=vae.cpu(), denoiser=trained.cpu())
             write_folder(out / "pipeline", pipeline.save_pretrained)
@@ -100,7 +100,7 @@ def _train_jointly(
         "vae": settings(vae), "denoiser": settings(denoiser), "joint": config.joint, "levels": config.levels,
         "perceptual": config.perceptual, "path": config.path, "cache": {"features": features is not None},
     }  # fmt: skip
-    trained = _fit(stage, config.vae_training, config, accelerator, identity)
+    trained = fit(stage, config.vae_training, config, accelerator, identity)
     if accelerator.is_main_process:
         stage.finish(trained)
         write_folder(out / "vae" / "model", trained.vae.save_pretrained)
@@ -120,7 +120,7 @@ def _tune_decoder(config: RunConfig, train: Subset, held_out: Subset, accelerato
     denoiser = pipeline.denoiser if pipeline is not None and config.decoder.walked else None
     stage = DecoderStage(vae, train, held_out, accelerator.device, config.decoder, denoiser)
     identity = {"vae": settings(vae), "encoder": encoder, "decoder": config.decoder}
-    trained = _fit(stage, config.decoder_training, config, accelerator, identity).vae.cpu()
+    trained = fit(stage, config.decoder_training, config, accelerator, identity).vae.cpu()
     if accelerator.is_main_process:
         write_folder(out / "vae" / "model", trained.save_pretrained)
         if pipeline is not None:
@@ -245,7 +245,7 @@ def has_bf16(cpu: bool) -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def _fit(
+def fit(
     stage: Stage, training: OptimisationConfig, config: RunConfig, accelerator: Accelerator, models: dict[str, Any]
 ) -> Any:
     """Trains a stage in its folder of the run; `models` are the network settings a checkpoint must agree with."""
@@ -257,6 +257,7 @@ def _fit(
     folder = Path(config.out) / stage.name
     first_step = {
         "diffusion": config.vae_training.images,
+        "prior": config.vae_training.images,
         "decoder": config.vae_training.images + config.diffusion_training.images,
     }.get(stage.name, 0)
     trainer = Trainer(

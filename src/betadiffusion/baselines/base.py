@@ -1,0 +1,48 @@
+"""What a baseline is to the trainer and to the commands."""
+
+from typing import Any, ClassVar
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+
+class Baseline(ModelMixin, ConfigMixin):
+    """A model whose `forward` is its loss: images x (B,C,H,W) in [-1, 1] and its draws (B, ...) to (B,).
+
+    Losses are per pixel value (divided by C H W), so that gradients have one scale whatever the image's size. Its
+    verbs are those that it honestly can, and the commands ask which are there: `encode_mean(x, t)`, `posterior(x, t)`,
+    `decode(z, t)`, `reconstruct(x, generator)`, `sample(count, generator)`. t is the level, of which it has but one.
+    """
+
+    sample_options: ClassVar[tuple[str, ...]] = ()  # further arguments of `sample`, by their option of the command
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage = "baseline"  # that is being trained
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images."""
+        size = self.config.backbone["sample_size"]
+        return self.config.backbone["in_channels"], size, size
+
+    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Everything random in the loss of `batch` images: tensors (batch, ...), on the CPU."""
+        return ()
+
+    def prepare(self, stage: str, x: Tensor) -> None:
+        """Before a stage: freezes what it does not train; x are a few hundred training images, for statistics."""
+        self.stage = stage
+
+    def begin(self, images: int) -> None:
+        """Begins the training step after so many images."""
+
+    def make_opponent(self) -> nn.Module | None:
+        """A network that is trained against this one, which `forward` then gets as `opponent`; None for none."""
+        return None
+
+    def numbers(self, x: Tensor, generator: torch.Generator) -> dict[str, Any]:
+        """What validation notes of held-out images x beside the loss: a number for each name."""
+        return {}

@@ -1,0 +1,75 @@
+"""A run of a baseline: out/config.yaml, out/baseline/model, and a folder for each of its stages."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from betadiffusion.baselines.base import Baseline
+from betadiffusion.baselines.presets import BACKBONE, PRESETS, baseline_arguments
+from betadiffusion.baselines.stage import BaselineStage
+from betadiffusion.models.presets import vae_preset
+from betadiffusion.training.config import RunConfig, chosen
+from betadiffusion.training.files import write_folder
+from betadiffusion.training.models import image_size, settings
+from betadiffusion.training.runs import fit, load_split, make_accelerator
+
+TRAINING = {"baseline": "vae_training", "prior": "diffusion_training"}  # a stage's section of the configuration
+
+
+def run(config: RunConfig) -> Path:
+    """Trains the stages of a baseline that `config.stages` names and saves it; returns the run's folder.
+
+    Raises DataError or ValueError for data and settings that cannot be used, TrainingError and Interrupted as Trainer.
+    """
+    out = Path(config.out)
+    accelerator = make_accelerator(config)
+    with accelerator.main_process_first():
+        train, held_out = load_split(config.data, image_size(config), config.seed)
+    torch.manual_seed(config.seed)  # initial weights
+    model = build_baseline(config, train.image_shape)
+    for name in config.stages:
+        if name != "baseline":
+            model = load_baseline(out)
+        stage = BaselineStage(model, train, held_out, accelerator.device, name)
+        identity = {"model": config.model, "baseline": settings(model)}
+        model = fit(stage, getattr(config, TRAINING[name]), config, accelerator, identity).cpu()
+        if accelerator.is_main_process:
+            write_folder(out / "baseline" / "model", model.save_pretrained)
+        accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return out
+
+
+def build_baseline(config: RunConfig, image_shape: tuple[int, int, int]) -> Baseline:
+    """The baseline that a run's configuration asks for, untrained, for images (C, H, W)."""
+    channels, size, _ = image_shape
+    plain = {"layers_per_block": None, "attention_resolutions": [], "activation": "silu", "dropout": 0.0}
+    preset = vae_preset(config.vae.preset, **chosen(config.vae))
+    backbone = plain | {key: value for key, value in preset.items() if key in (*BACKBONE, "block")}
+    backbone |= {"sample_size": size, "in_channels": channels}
+    backbone = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in backbone.items()
+    }  # as in JSON
+    return class_of(config.model)(backbone=backbone, **baseline_arguments(config.model, config.baseline))
+
+
+def load_baseline(run_folder: Path) -> Baseline:
+    """The trained baseline of a run; ValueError where its first stage has not been finished there."""
+    folder = run_folder / "baseline" / "model"
+    if not folder.is_dir():
+        raise ValueError(f"{run_folder} has no trained baseline yet: its training has not finished")
+    name = json.loads((folder / "config.json").read_text())["_class_name"]
+    place = next(preset.place for preset in PRESETS.values() if preset.place.endswith(f":{name}"))
+    return _find(place).from_pretrained(folder)
+
+
+def class_of(model: str) -> type[Baseline]:
+    """The class of a baseline by its name in configurations."""
+    return _find(PRESETS[model].place)
+
+
+def _find(place: str) -> type[Baseline]:
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"betadiffusion.baselines.{module}"), name)

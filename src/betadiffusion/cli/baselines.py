@@ -1,0 +1,82 @@
+"""`sample` and `reconstruct` for the run of a baseline: what it honestly can, everything else refused in a sentence."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from betadiffusion.baselines.presets import is_baseline
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from betadiffusion.baselines.base import Baseline
+
+
+def baseline_of(run: Path) -> str | None:
+    """The name of the baseline that a folder is a run of; None for every other folder."""
+    import yaml
+
+    file = run / "config.yaml"
+    model = (yaml.safe_load(file.read_text()) or {}).get("model") if file.is_file() else None
+    return model if is_baseline(model) else None
+
+
+def sampler(
+    command: Callable[..., None], run: Path, name: str, options: Mapping[str, Any]
+) -> Callable[[int, "torch.Generator"], list["Image.Image"]]:
+    """What draws images from a baseline as `options` of `command` ask; ValueError where it cannot, or for others."""
+    model = _load(run, name, "sample")
+    _refuse_others(command, options, ("run", "num_images", "seed", "out", *model.sample_options), name)
+    asked = {option: options[option] for option in model.sample_options if options[option] is not None}
+
+    def draw(count: int, generator: "torch.Generator") -> list["Image.Image"]:
+        import torch
+
+        from betadiffusion.cli.pictures import as_pictures
+
+        with torch.no_grad():
+            x = model.sample(count, generator, **asked)
+        return as_pictures(((x.cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy())
+
+    return draw
+
+
+def reconstruct(command: Callable[..., None], run: Path, name: str, options: Mapping[str, Any], out: Path) -> None:
+    """Images beside what a baseline makes of them."""
+    model = _load(run, name, "reconstruct")
+    _refuse_others(command, options, ("run", "images", "num_images", "out"), name)
+    import torch
+
+    from betadiffusion.cli.pictures import images_of, save
+    from betadiffusion.training.pictures import grid
+
+    pixels = torch.from_numpy(images_of(run, options["images"], model.image_shape, options["num_images"]))
+    x = (pixels / 127.5 - 1).to(model.device)
+    with torch.no_grad():
+        save(out, grid({"original": x, "reconstructed": model.reconstruct(x)}))
+    print(f"{len(x)} images: {out}")
+
+
+def _load(run: Path, name: str, verb: str) -> "Baseline":
+    """The trained baseline of a run, on the GPU where there is one; ValueError where it cannot do the verb."""
+    import torch
+    from diffusers.utils import logging
+
+    from betadiffusion.baselines.runs import load_baseline
+
+    logging.disable_progress_bar()
+    model = load_baseline(run).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    if not hasattr(model, verb):
+        raise ValueError(f"{run} is a run of model {name!r}, which cannot {verb}")
+    return model
+
+
+def _refuse_others(command: Callable[..., None], options: Mapping[str, Any], known: tuple[str, ...], name: str) -> None:
+    """ValueError for an option with a value of its own that is not among those known."""
+    for parameter in inspect.signature(command).parameters.values():
+        option = parameter.name
+        if option not in known and options[option] != parameter.default:
+            flag = f"--{option.rstrip('_').replace('_', '-')}"
+            raise ValueError(f"{flag} has no effect with model {name!r}: leave it out")

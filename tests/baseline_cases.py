@@ -1,0 +1,30 @@
+"""Small baselines and images for tests."""
+
+from accelerate import Accelerator
+
+from betadiffusion.baselines.base import Baseline
+from betadiffusion.baselines.runs import build_baseline
+from betadiffusion.baselines.stage import BaselineStage
+from betadiffusion.training.config import OptimisationConfig, RunConfig
+from stage_cases import fit
+
+SHAPE = (1, 16, 16)
+
+
+def small(model, shape=SHAPE, **hyperparameters) -> Baseline:
+    """A baseline of few channels with its paper's hyperparameters, but for those given."""
+    config = RunConfig(model=model)
+    config.vae.channels, config.vae.latent_channels = [16, 16], 4
+    for key, value in hyperparameters.items():
+        assert hasattr(config.baseline, key)
+        setattr(config.baseline, key, value)
+    return build_baseline(config, shape)
+
+
+def trained(model, images, folder, stage="baseline", count=2_000, **options):
+    """The averaged model after a stage on `images`, an image set; options are those of `OptimisationConfig`."""
+    training = OptimisationConfig(
+        images=count, batch_size=100, warmup_images=0, ema_images=500, validate_images=count, checkpoint_images=count,
+        **options,
+    )  # fmt: skip
+    return fit(training, folder, BaselineStage(model, images, images, Accelerator(cpu=True).device, stage)).ema
