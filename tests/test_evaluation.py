@@ -260,7 +260,7 @@ def test_codes_of_the_wrong_shape_are_refused():
 )
 def test_what_data_or_model_cannot_give_is_refused(options, match):
     with pytest.raises(ValueError, match=match):
-        make_plan(Options(**options), make_pool(), has_scale=False, has_pipeline=False)
+        make_plan(Options(**options), make_pool(), has_scale=False, can_sample=False)
 
 
 def test_the_plan_takes_what_is_named_and_by_default_all_but_the_slow():

@@ -17,6 +17,7 @@ class Baseline(ModelMixin, ConfigMixin):
     """
 
     sample_options: ClassVar[tuple[str, ...]] = ()  # further arguments of `sample`, by their option of the command
+    evaluations: int = 1  # passes of a network that an image of `sample` costs
 
     def __init__(self) -> None:
         super().__init__()

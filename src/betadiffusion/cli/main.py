@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from betadiffusion import __version__
-from betadiffusion.cli import commands, editing, features, parsing
+from betadiffusion.cli import commands, compare, editing, features, parsing
 from betadiffusion.training.errors import Interrupted, TrainingError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "edit": editing.edit,
     "interpolate": editing.interpolate,
     "evaluate": commands.evaluate,
+    "compare": compare.compare,
     "probe": features.probe,
     "features": features.features,
     "report": commands.report,

@@ -1,7 +1,5 @@
 """From options to every number of an evaluation: `evaluate` sweeps, `summarise` averages over repetitions."""
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -22,7 +20,7 @@ from betadiffusion.evaluation.encoders import (
     pixel_encoder,
     random_encoder,
 )
-from betadiffusion.evaluation.generation import generation
+from betadiffusion.evaluation.generation import generation, load_generative
 from betadiffusion.evaluation.names import CHOOSERS, CONTROLS, GENERATION, PICTURES, SCORES, SLOW
 from betadiffusion.evaluation.pool import Pool, candidates, draw, trained_on, training_images
 from betadiffusion.evaluation.scores import Numbers, possible
@@ -30,13 +28,9 @@ from betadiffusion.evaluation.summary import summarise
 from betadiffusion.evaluation.sweep import GRID, Measure, Repetition
 from betadiffusion.metrics.features import FeatureExtractor, make_features
 from betadiffusion.metrics.lpips import LPIPS
-from betadiffusion.metrics.reference import identity
-from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.report.context import cpu_model
 from betadiffusion.report.measure import finite
 from betadiffusion.training.config import RunConfig
-from betadiffusion.training.files import write_json
-from betadiffusion.training.latent_cache import fingerprint
 from betadiffusion.training.runs import load_config
 
 
@@ -92,12 +86,14 @@ class Subject:
     config: RunConfig | None = None
 
     @property
-    def has_pipeline(self) -> bool:
+    def can_sample(self) -> bool:
         """Whether it can also make new images."""
-        return self.run is not None and (self.run / "pipeline").is_dir()
+        if self.run is None:
+            return False
+        return (self.run / "pipeline").is_dir() or hasattr(self.encoder.model, "sample")
 
 
-def make_plan(options: Options, pool: Pool, has_scale: bool, has_pipeline: bool) -> Plan:
+def make_plan(options: Options, pool: Pool, has_scale: bool, can_sample: bool) -> Plan:
     """Sorts the names asked for; ValueError, before any work, for one that this data or this model cannot give."""
     can = possible(pool)
     for name in (*options.metrics, *options.chosen_metrics):
@@ -106,7 +102,7 @@ def make_plan(options: Options, pool: Pool, has_scale: bool, has_pipeline: bool)
             raise ValueError(f"--metrics {name} needs images with known {needs}, and {pool.images.name} has none")
         if name in PICTURES and not has_scale:
             raise ValueError(f"--metrics {name} is of reconstructions, which a model without a decoder does not have")
-        if name in GENERATION and not has_pipeline:
+        if name in GENERATION and not can_sample:
             raise ValueError(f"--metrics {name} is of samples: it needs a run whose stage 'diffusion' is finished")
     usual = {where: [n for n, s in SCORES.items() if s.where == where and n in can and n not in SLOW]
              for where in ("every", "chosen")}  # fmt: skip
@@ -135,7 +131,7 @@ def evaluate(options: Options, out: Path, progress: bool = True) -> dict[str, An
     for subject in subjects(options, device):
         for seed in options.seeds:
             pool = make_pool(subject, options, seed)
-            plan = make_plan(options, pool, subject.encoder.has_scale, subject.has_pipeline)
+            plan = make_plan(options, pool, subject.encoder.has_scale, subject.can_sample)
             repetition = Repetition(subject.encoder, pool, out, options.fixed_level, measures)
             levels = level_grid(options) if subject.encoder.has_levels else []
             repetition.sweep(levels, plan.every, progress)
@@ -247,20 +243,14 @@ def _generation(
     """Distances of samples, kept in `folder` under the weights and settings that they come from."""
     assert subject.run is not None  # make_plan has looked
     assert extractor is not None
-    pipeline = BetaDiffusionPipeline.from_pretrained(subject.run / "pipeline").to(subject.encoder.device)
+    model = load_generative(subject.run, subject.encoder.device)
+    assert model is not None
     if subject.config is None:
         indices, part = candidates(subject.source, options.split, None), options.split
     else:
         indices, part = training_images(subject.source, subject.config), "training"
-    name = f"{subject.source.name}, {part} images"
-    count = min(options.samples, len(indices))
-    settings = [fingerprint(pipeline.vae), fingerprint(pipeline.denoiser), identity(extractor), name, count, seed]
-    key = hashlib.sha256(json.dumps([*settings, *plan.generation]).encode()).hexdigest()[:16]
-    file = folder / f"samples-{key}.json"
-    if not (file.is_file() and extractor.weights_sha256):  # a plain function may have changed
-        reference = Subset(subject.source, indices)
-        write_json(file, generation(pipeline, extractor, reference, name, plan.generation, count, seed, progress))
-    return json.loads(file.read_text())
+    reference, name = Subset(subject.source, indices), f"{subject.source.name}, {part} images"
+    return generation(model, extractor, reference, name, plan.generation, options.samples, seed, folder, progress)
 
 
 def context(options: Options, plan: Plan, subject: Subject, pool: Pool, names: list[str]) -> dict[str, Any]:

@@ -55,3 +55,21 @@ PUBLISHED: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
         ),
     ),
 }  # fmt: skip
+
+# What `betadiffusion compare --preset` trains, by the row's name, and what it measures; an option given by the user
+# wins. stages: of ours; base: for directions found on the frozen model of another row, that row's name.
+COMPARED: dict[str, dict[str, dict[str, Any]]] = {
+    "paper-table1": {"beta_vae": {}, "info_vae": {}, "diffae": {}, "infodiffusion": {}, "multi_beta_vae": {}},
+    "paper-table2": {"beta_vae": {}, "factor_vae": {}, "beta_tcvae": {}, "multi_beta_vae": {"stages": ["vae"]}},
+    "paper-table3": {"vq_vae": {}, "ddpm": {}, "latent_diffusion": {}, "multi_beta_vae": {}},
+    "paper-table7": {
+        "vae": {}, "disco on vae": {"model": "disco", "base": "vae"}, "multi_beta_vae": {"stages": ["vae"]},
+        "disco on multi_beta_vae": {"model": "disco", "base": "multi_beta_vae"},
+    },
+}  # fmt: skip
+COMPARE_PRESETS: dict[str, dict[str, Any]] = {
+    "paper-table1": {"metrics": ("tad", "frechet"), "chosen_metrics": (), "levels": 50},
+    "paper-table2": {"metrics": ("mig", "factor_vae"), "chosen_metrics": ("dci_gbt",), "levels": 50},
+    "paper-table3": {"metrics": ("frechet", "precision_recall"), "chosen_metrics": (), "levels": 2},
+    "paper-table7": {"metrics": ("mig",), "chosen_metrics": ("dci_gbt",), "levels": 50},
+}

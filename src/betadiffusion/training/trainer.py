@@ -6,6 +6,7 @@ share: a run that was killed and resumed, split over processes or over accumulat
 
 import copy
 import math
+import resource
 import signal
 import sys
 import time
@@ -272,6 +273,7 @@ class Trainer:
             "device": str(self.accelerator.device),
             "processes": self.accelerator.num_processes,
             "precision": self.accelerator.mixed_precision,
+            "peak_memory_gb": peak_memory(self.accelerator.device),
         }
 
     def resume(self, resume: str = "auto") -> None:
@@ -298,6 +300,13 @@ class Trainer:
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self.signal_number = number
         signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that this process has had, GB: on the GPU where it is used, else of the process itself."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def batch_indices(start: int, count: int, total: int, seed: int) -> np.ndarray:

@@ -1,0 +1,209 @@
+"""One VAE for every beta against one VAE for each: is a single network as good as those that know one beta only?
+
+    python benchmarks/selectable_vae.py --data shapes [--images 200000] [--levels 0 0.14 ... 1] [--seed 0] [--out DIR]
+
+Trains the multi-beta VAE over all levels, and one of the same backbone for each of 8 levels, every one on the same
+number of images; then a plain beta-VAE, whose networks know no level, for a tenth of them, for what a step costs. On
+held-out images: Eq. 4 of the one at each level beside the dedicated one's, rate and distortion, PSNR at equal rate
+(the one's own curve over 65 levels, interpolated at the dedicated one's rate), and how far a latent channel keeps its
+meaning from one beta to the next (correlation of means over images, channel by channel). Draws the rate-distortion
+curves and aggregated posteriors of both beside each other. Runs that are finished are not trained again. Prints a table
+and writes OUT/selectable_vae.json. On 2 CPU cores 20 to 30 minutes with the defaults.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from betadiffusion.gaussian import expand_as, randn
+from betadiffusion.metrics import active_units, aggregated_posterior
+from betadiffusion.models.vae import MultiBetaVAE
+from betadiffusion.objectives import multi_beta_objective
+from betadiffusion.training.config import DataConfig, OptimisationConfig, RunConfig
+from betadiffusion.training.files import write_json
+from betadiffusion.training.images import load_images
+from betadiffusion.training.models import load_vae
+from betadiffusion.training.runs import load_config, load_split, run
+
+EIGHT = tuple(i / 7 for i in range(8))
+CURVE = 65  # levels of the one model's curve
+BATCH = 250
+CHANNELS = 4  # drawn of the aggregated posteriors
+GRID = np.linspace(-4, 4, 161)
+Numbers = dict[str, float]
+
+
+def configured(options: argparse.Namespace, name: str, levels: list[float]) -> RunConfig:
+    """A run of stage "vae": at all levels, or at those given."""
+    config = RunConfig(stages=["vae"], seed=options.seed, out=str(options.out / name), cpu=options.cpu)
+    config.data = DataConfig(options.data, options.size, limit=options.limit)
+    if levels:
+        config.levels.distribution, config.levels.values = "grid", levels
+    training = config.vae_training
+    training.images, training.validate_images = options.images, options.images // 2
+    training.checkpoint_images = options.images // 4
+    return config
+
+
+def trained(options: argparse.Namespace, name: str, levels: list[float]) -> Path:
+    """The folder of a finished run."""
+    config = configured(options, name, levels)
+    if not (Path(config.out) / "vae" / "model").is_dir():
+        print(f"{name}: {options.images} images", flush=True)
+        run(config)
+    return Path(config.out)
+
+
+def plain_cost(options: argparse.Namespace) -> float:
+    """Images per second of a beta-VAE on the same backbone without a level, trained for a tenth of the images."""
+    from betadiffusion.baselines.runs import run as run_baseline
+
+    config = configured(options, "plain", [])
+    config.model, config.stages = "beta_vae", ["baseline"]
+    config.baseline.likelihood = "learned"
+    short = OptimisationConfig(images=options.images // 10, validate_images=options.images)
+    config.vae_training = short
+    return speed(run_baseline(config) / "baseline")
+
+
+def speed(stage: Path) -> float:
+    """Images per second of a stage's training."""
+    return json.loads((stage / "summary.json").read_text())["images_per_second"]
+
+
+@torch.no_grad()
+def measure(vae: MultiBetaVAE, x: Tensor, level: float) -> tuple[Numbers, Tensor]:
+    """Eq. 4, rate, squared error and PSNR of images x (N,C,H,W) at a level, with one draw each; means (N, d)."""
+    generator, objectives, rates, errors, means = torch.Generator().manual_seed(1), [], [], [], []
+    for part in x.split(BATCH):
+        t = torch.full((len(part),), level)
+        mean, sigma = vae.encode_mean(part, t), vae.sigma(t)
+        x_hat = vae.decode(mean + expand_as(sigma, mean) * randn(mean.shape, mean, generator), t)
+        terms = multi_beta_objective(part, x_hat, mean, sigma, vae.pixel_sigma(t), vae.schedule(t))
+        for kept, value in zip((objectives, rates, errors), (terms.loss, terms.rate, terms.squared_error), strict=True):
+            kept.append(value)
+        means.append(mean.flatten(1))
+    objective, rate, error = (float(torch.cat(values).mean()) for values in (objectives, rates, errors))
+    error /= x[0].numel()
+    every = torch.cat(means)
+    return {
+        "objective": objective, "rate": rate, "error": error, "psnr": 10 * math.log10(4 / error),
+        "active": active_units(every), "sigma": float(vae.sigma(torch.tensor(level))),
+    }, every  # fmt: skip
+
+
+def below(curve: list[Numbers], dedicated: Numbers) -> float | None:
+    """PSNR of the dedicated model less that of a curve at the same rate; None where the curve does not reach it."""
+    rates, decibels = zip(*sorted((row["rate"], row["psnr"]) for row in curve), strict=True)
+    if not rates[0] <= dedicated["rate"] <= rates[-1]:
+        return None
+    return dedicated["psnr"] - float(np.interp(dedicated["rate"], rates, decibels))
+
+
+def alignment(codes: list[Tensor]) -> float:
+    """Mean absolute correlation of a channel's means at one level and the next, over channels alive (> 0.01) at both."""
+    found: list[float] = []
+    for a, b in zip(codes, codes[1:], strict=False):
+        alive = (a.var(0) > 0.01) & (b.var(0) > 0.01)
+        a, b = ((z - z.mean(0)) / z.std(0) for z in (a[:, alive], b[:, alive]))
+        found += (a * b).mean(0).abs().tolist()
+    return float(np.mean(found))
+
+
+def draw_curves(path: Path, title: str, curve: list[Numbers], one: list[Numbers], many: list[Numbers]) -> None:
+    """Rate against distortion: the one model's curve, its 8 levels, and the dedicated models."""
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot([row["rate"] for row in curve], [row["error"] for row in curve], "-", label="one VAE, 65 levels")
+    axes.plot([row["rate"] for row in one], [row["error"] for row in one], "o", label="one VAE, the 8 levels")
+    axes.plot([row["rate"] for row in many], [row["error"] for row in many], "x", label="8 dedicated VAEs")
+    axes.set(xscale="symlog", yscale="log", xlabel="rate, nats per image", ylabel="squared error per pixel, in [-1, 1]")
+    axes.set_title(title)
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def draw_posteriors(path: Path, levels: list[float], one: Any, many: Any) -> None:
+    """Aggregated posteriors of a few channels, falling beta from left to right: (codes (N,d), sigma) for each level."""
+    figure = Figure(figsize=(1.5 * len(levels), 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(2, len(levels), sharex=True)
+    for row, (name, models) in enumerate((("dedicated VAEs", many), ("one VAE", one))):
+        middle = models[len(models) // 2][0]
+        channels = middle.var(0).argsort(descending=True)[:CHANNELS]
+        for axes, level, (codes, sigma) in zip(grid[row], reversed(levels), reversed(models), strict=True):
+            for density in aggregated_posterior(codes[:, channels], sigma, GRID):
+                axes.plot(GRID, density, lw=1)
+            axes.set(yticks=[], xticks=[-3, 0, 3], title=f"t = {level:.2f}" if row == 0 else "")
+        grid[row][0].set_ylabel(name)
+    figure.supxlabel(f"z of the {CHANNELS} channels that vary most in the middle; beta falls from left to right")
+    figure.savefig(path, dpi=110)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    columns = {
+        "t": "level", "beta": "beta", "Eq. 4, one": "one objective", "dedicated": "many objective", "behind": "behind",
+        "rate, one": "one rate", "dedicated ": "many rate", "PSNR, one": "one psnr", "dedicated  ": "many psnr",
+        "dB below at equal rate": "below", "active, one": "one active", "dedicated   ": "many active",
+    }  # fmt: skip
+    lines = ["| " + " | ".join(columns) + " |", "|" + " ---: |" * len(columns)]
+    for row in rows:
+        cells = []
+        for key in columns.values():
+            value = row.get(key)
+            cells.append("-" if value is None else f"{100 * value:.1f} %" if key == "behind" else f"{value:.4g}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="shapes")
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--limit", type=int, default=22_000)
+    parser.add_argument("--images", type=int, default=200_000, help="that every model sees")
+    parser.add_argument("--levels", type=float, nargs="+", default=EIGHT)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("runs/selectable"))
+    options = parser.parse_args()
+    ours = trained(options, "one", [])
+    runs = [trained(options, f"level-{level:.3f}", [level]) for level in options.levels]
+    config = load_config(ours)
+    x = load_images(load_split(config.data, options.size, config.seed)[1], np.arange(2_000), torch.device("cpu"))
+    vae = load_vae(ours).eval()
+    one = [measure(vae, x, level) for level in options.levels]
+    curve = [measure(vae, x, i / (CURVE - 1))[0] for i in range(CURVE)]
+    many = [measure(load_vae(folder).eval(), x, level) for folder, level in zip(runs, options.levels, strict=True)]
+    rows = []
+    for level, (a, _), (b, _) in zip(options.levels, one, many, strict=True):
+        row: dict[str, Any] = {"level": level, "beta": float(vae.schedule(torch.tensor(level)).kl)}
+        row |= {f"one {k}": v for k, v in a.items()} | {f"many {k}": v for k, v in b.items()}
+        row["behind"] = (a["objective"] - b["objective"]) / abs(b["objective"])
+        row["below"] = below(curve, b)
+        rows.append(row)
+    cost = {"one": speed(ours / "vae"), "dedicated": float(np.median([speed(folder / "vae") for folder in runs]))}
+    cost["plain"] = plain_cost(options)
+    aligned = {name: alignment([codes for _, codes in models]) for name, models in (("one", one), ("dedicated", many))}
+    draw_curves(options.out / "rate-distortion.png", options.data, curve, [a for a, _ in one], [b for b, _ in many])
+    both = ([(codes, numbers["sigma"]) for numbers, codes in models] for models in (one, many))
+    draw_posteriors(options.out / "posteriors.png", list(options.levels), *both)
+    settings = {key: str(value) for key, value in vars(options).items()}
+    result = {"settings": settings, "rows": rows, "images_per_second": cost, "alignment": aligned, "curve": curve}
+    write_json(options.out / "selectable_vae.json", result)
+    print(table(rows))
+    print(f"images per second: {cost}\ncorrelation of a channel from one level to the next: {aligned}")
+
+
+if __name__ == "__main__":
+    main()

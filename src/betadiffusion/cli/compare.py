@@ -1,0 +1,159 @@
+"""`betadiffusion compare`: models trained and measured alike, one table."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from betadiffusion.baselines.presets import PRESETS
+from betadiffusion.cli.checks import check, check_evaluation
+from betadiffusion.cli.parsing import parse
+from betadiffusion.evaluation.names import MetricName, ScoreName
+from betadiffusion.evaluation.presets import COMPARE_PRESETS, COMPARED
+from betadiffusion.training.config import RunConfig
+
+if TYPE_CHECKING:
+    from betadiffusion.evaluation.compare import Row
+
+OURS = {"multi_beta_vae": ["vae", "diffusion"], "beta_diffusion": ["vae", "diffusion"]}  # stages where nothing is said
+
+
+def compare(
+    given: frozenset[str],
+    models: tuple[str, ...],
+    *,
+    preset: Literal["paper-table1", "paper-table2", "paper-table3", "paper-table7"] | None = None,
+    data: str | None = None,
+    size: int | None = None,
+    channels: Literal[1, 3] | None = None,
+    limit: int | None = 22_000,
+    vae_preset: Literal["demo", "toy", "celeba64"] | None = None,
+    latent_channels: int | None = None,
+    images: int | None = None,
+    minutes: float | None = None,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    levels: int = 50,
+    fixed_level: float = 0.5,
+    metrics: tuple[MetricName, ...] = (),
+    chosen_metrics: tuple[ScoreName, ...] = (),
+    count: int = 10_000,
+    test_count: int = 5_000,
+    features: str = "effnet",
+    samples: int = 10_000,
+    jobs: int = 1,
+    task: int | None = None,
+    cpu: bool = False,
+    out: Path = Path("runs/compare"),
+) -> None:
+    """Train several models with the same data, backbone and budget over several seeds, and write one table.
+
+    Writes compare.html, compare.csv, compare.tex and compare.json, with scores, standard errors, training seconds,
+    parameters, memory and network passes a sample. Every model and seed is trained and measured in a process of its
+    own. Interrupted, the same command goes on where it stopped; with --out alone it goes on with what is planned there.
+    OUT/slurm.sh runs the tasks as a Slurm array instead.
+
+    Args:
+        models: configuration files as of `train`, or names of models with their defaults: multi_beta_vae, a baseline.
+        preset: the models and the protocol of a table of the paper; other options win over it.
+        data: the images, as in training, in place of what the configurations name.
+        size: side of the square images, in pixels.
+        channels: 1 for grey, 3 for colour.
+        limit: use at most so many images, held-out ones included; null for all.
+        vae_preset: the backbone of all, in place of what the configurations name.
+        latent_channels: dimensions of a vector latent of all, channels of a spatial one.
+        images: budget of every stage of a run, in images; what the configurations have where neither budget is given.
+        minutes: budget of a run, in minutes of training, shared evenly by its stages.
+        seeds: of training, a run for each.
+        levels: how many levels of a model that has them, evenly spaced from 0 to 1.
+        fixed_level: the level that is chosen beforehand.
+        metrics: scores at every level, measures of reconstructions, and distances of samples, as of `evaluate`.
+        chosen_metrics: scores at the fixed and the best level only.
+        count: images to fit scores on.
+        test_count: images to test scores on.
+        features: of the distances of samples, as of `evaluate`.
+        samples: how many, for the distances of samples.
+        jobs: runs at a time.
+        task: do one task only, by its number, as the Slurm array does.
+        cpu: stay on the CPU even where there is a GPU.
+        out: folder for runs and tables.
+    """
+    options: dict[str, Any] = {
+        "levels": levels, "fixed_level": fixed_level, "metrics": metrics, "chosen_metrics": chosen_metrics,
+        "count": count, "test_count": test_count, "features": features, "samples": samples,
+    }  # fmt: skip
+    if preset is not None:
+        options |= {key: value for key, value in COMPARE_PRESETS[preset].items() if key not in given}
+    check_evaluation(options | {"runs": (out,), "model": None, "seeds": seeds, "size": None, "channels": None,
+                                "lpips": None})  # fmt: skip
+    if jobs < 1:
+        raise ValueError(f"--jobs must be positive, not {jobs}")
+    from betadiffusion.evaluation.compare import Budget, run_all, run_task, write_plan
+    from betadiffusion.evaluation.compare_table import headline, write_tables
+
+    if task is not None:
+        if models or given - {"models", "out", "task"}:
+            raise ValueError("only --out goes with --task, which does what is planned there")
+        run_task(out, task)
+        return
+    if models or preset:
+        if (images is None) == (minutes is None) and images is not None:
+            raise ValueError("the budget is --images or --minutes, not both")
+        for name, value in (("images", images), ("minutes", minutes)):
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"--{name} must be positive, not {value}")
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise ValueError(f"--seeds must be one or more numbers, each once, not {list(seeds)}")
+        changes = {"data.source": data, "data.size": size, "data.channels": channels, "vae.preset": vae_preset,
+                   "vae.latent_channels": latent_channels}  # fmt: skip
+        changes = {key: value for key, value in changes.items() if value is not None}
+        changes |= {"data.limit": limit} if "limit" in given or not _files(models) else {}
+        rows = [_checked(row, changes, cpu) for row in _rows(models, preset)]
+        write_plan(rows, seeds, Budget(images, minutes), options | {"preset": preset, "cpu": cpu}, out)
+    elif given - {"models", "out", "jobs"}:
+        raise ValueError("name the models to compare, or a --preset; --out alone, with --jobs, goes on with a plan")
+    run_all(out, jobs)
+    numbers, _ = write_tables(out)
+    print(headline(numbers))
+    print(f"comparison: {out / 'compare.html'}")
+
+
+def _files(models: tuple[str, ...]) -> bool:
+    return any(model.endswith((".yaml", ".yml")) for model in models)
+
+
+def _rows(models: tuple[str, ...], preset: str | None) -> "list[Row]":
+    """What to compare, in the order given; ValueError for a model that is unknown or there twice."""
+    from betadiffusion.cli.commands import train
+    from betadiffusion.evaluation.compare import Row
+
+    rows = []
+    for name, changed in COMPARED.get(preset or "", {}).items():
+        model = changed.get("model", name)
+        rows.append(Row(name, named(model, changed.get("stages")), changed.get("base")))
+    for model in models:
+        if model.endswith((".yaml", ".yml")):
+            config = parse("train", train, ["--config", model])["config"]
+            config.stages = [stage for stage in config.stages if stage != "report"]
+            rows.append(Row(Path(model).stem, config))
+        else:
+            rows.append(Row(model, named(model)))
+    if twice := {row.name for row in rows if [r.name for r in rows].count(row.name) > 1}:
+        raise ValueError(f"{min(twice)!r} is there twice: every model needs a name of its own")
+    return rows
+
+
+def named(model: str, stages: list[Any] | None = None) -> RunConfig:
+    """The defaults of a model; ValueError for a name that is none."""
+    names = [*OURS, *PRESETS]
+    if model not in names:
+        raise ValueError(f"unknown model {model!r}: give a .yaml file, or one of {', '.join(names)}")
+    return RunConfig(model=model, stages=stages or OURS.get(model) or list(PRESETS[model].stages))
+
+
+def _checked(row: "Row", changes: dict[str, Any], cpu: bool) -> "Row":
+    """The row with what is the same for all, checked as `train` would."""
+    config = dataclasses.replace(row.config, cpu=row.config.cpu or cpu)
+    for key, value in changes.items():
+        section, name = key.split(".")
+        setattr(config, section, dataclasses.replace(getattr(config, section), **{name: value}))
+    check(config)
+    return dataclasses.replace(row, config=config)

@@ -1,0 +1,114 @@
+"""`betadiffusion compare`: the plan, its tasks, the table; as a user types it."""
+
+import csv
+import json
+
+import pytest
+
+from betadiffusion.cli.main import main
+from betadiffusion.evaluation import compare, compare_table
+from betadiffusion.evaluation.compare import Budget, Row, folder_of, read_plan, run_task, tasks, write_plan
+from betadiffusion.training.config import RunConfig
+
+OPTIONS = {
+    "levels": 2, "fixed_level": 0.5, "metrics": ["mig"], "chosen_metrics": [], "count": 60, "test_count": 30,
+    "features": "effnet", "samples": 20, "preset": None, "cpu": True,
+}  # fmt: skip
+
+
+def config(model, stages, **training):
+    made = RunConfig(model=model, stages=stages, cpu=True, precision="fp32")
+    made.data.limit, made.data.held_out = 300, 60
+    made.vae.channels, made.vae.latent_channels = [8, 8], 4
+    for key, value in training.items():
+        setattr(made.vae_training, key, value)
+    return made
+
+
+def rows():
+    return [
+        Row("vae", config("vae", ["baseline"])),
+        Row("ours", config("multi_beta_vae", ["vae"])),
+    ]
+
+
+def test_every_model_and_seed_is_trained_and_measured_once(tmp_path):
+    assert write_plan(rows(), (0, 1), Budget(images=200), OPTIONS, tmp_path) == 4
+    plan = read_plan(tmp_path)
+    assert [(t[0]["name"], t[0]["seed"]) for t in tasks(plan)] == [("vae", 0), ("ours", 0), ("vae", 1), ("ours", 1)]
+    assert "--array=0-3" in (tmp_path / "slurm.sh").read_text()
+    for number in range(4):
+        run_task(tmp_path, number, progress=False)
+    results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/seed-*/result.json")}
+    assert len(results) == 4
+    run_task(tmp_path, 0, progress=False)  # is done already
+    assert results == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/seed-*/result.json")}
+    numbers, missing = compare_table.write_tables(tmp_path)
+    assert missing == 0
+    assert [row["name"] for row in numbers["rows"]] == ["vae", "ours, level 0.5", "ours, best level"]
+    first = numbers["rows"][0]
+    single = [json.loads((tmp_path / "vae" / f"seed-{seed}" / "result.json").read_text()) for seed in (0, 1)]
+    migs = [result["codes"][""]["mig"] for result in single]
+    assert first["mig"]["mean"] == pytest.approx(sum(migs) / 2)
+    assert first["mig"]["se"] == pytest.approx(abs(migs[0] - migs[1]) / 2)  # s / sqrt(2), with s = difference / sqrt(2)
+    assert first["images"]["mean"] == 200
+    assert first["evaluations"]["mean"] == 1
+    with (tmp_path / "compare.csv").open() as file:
+        kept = [row for row in csv.DictReader(file) if row["number"] == "mig" and row["model"] == "vae"]
+    assert [float(row["value"]) for row in kept] == pytest.approx(migs)
+    assert r"ours, level 0.5 & 2" in (tmp_path / "compare.tex").read_text()
+    assert "Kingma and Welling" in (tmp_path / "compare.html").read_text()
+
+
+def test_another_comparison_needs_another_place(tmp_path):
+    write_plan(rows(), (0,), Budget(images=200), OPTIONS, tmp_path)
+    write_plan(rows(), (0,), Budget(images=200), OPTIONS, tmp_path)
+    with pytest.raises(ValueError, match=r"budget.images = 200, not 300"):
+        write_plan(rows(), (0,), Budget(images=300), OPTIONS, tmp_path)
+
+
+def test_a_run_that_builds_on_another_shares_its_task(tmp_path):
+    based = Row("found", config("vae", ["baseline"]), base="ours")
+    based.config.baseline.base = None
+    plan = {"runs": [{"name": r.name, "seed": s, "base": r.base} for s in (0, 1) for r in [*rows(), based]]}
+    assert [[run["name"] for run in task] for task in tasks(plan)] == [["vae"], ["ours", "found"]] * 2
+
+
+def test_minutes_are_divided_among_the_stages_and_measured_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "rates", lambda config, folder: {"vae": 100.0, "diffusion": 1000.0})
+    both = config("multi_beta_vae", ["vae", "diffusion"])
+    folder = folder_of(tmp_path, "ours", 0)
+    given = compare.within(Budget(minutes=2.0), both, folder)
+    assert (given.vae_training.images, given.diffusion_training.images) == (6_000, 60_000)
+    monkeypatch.setattr(compare, "rates", lambda config, folder: pytest.fail("measured again"))
+    assert compare.within(Budget(minutes=2.0), both, folder) == given
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["vaee"], "unknown model 'vaee'"),
+        (["vae", "vae"], "'vae' is there twice"),
+        (["vae", "--images", "10", "--minutes", "1"], "not both"),
+        (["vae", "--images", "0"], "--images must be positive"),
+        (["vae", "--jobs", "0"], "--jobs must be positive"),
+        (["vae", "--seeds", "1", "1"], "each once"),
+        ([], "holds no comparison yet"),
+        (["--seeds", "1"], "name the models to compare"),
+        (["vae", "--task", "0"], "only --out goes with --task"),
+    ],
+)
+def test_a_slip_is_one_sentence(arguments, said, tmp_path, capsys):
+    assert main(["compare", *arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_processes_of_their_own(tmp_path, capsys):
+    arguments = ["vae", "ae", "--data", "shapes", "--limit", "2300", "--images", "100", "--seeds", "0", "--cpu"]
+    arguments += ["--metrics", "mig", "--count", "60", "--test-count", "30", "--jobs", "2", "--out", str(tmp_path)]
+    assert main(["compare", *arguments]) == 0
+    assert "comparison:" in capsys.readouterr().out
+    assert (tmp_path / "compare.html").is_file()
