@@ -12,6 +12,7 @@ and writes OUT/selectable_vae.json. On 2 CPU cores 20 to 30 minutes with the def
 """
 
 import argparse
+import itertools
 import json
 import math
 from pathlib import Path
@@ -109,9 +110,9 @@ def below(curve: list[Numbers], dedicated: Numbers) -> float | None:
 
 
 def alignment(codes: list[Tensor]) -> float:
-    """Mean absolute correlation of a channel's means at one level and the next, over channels alive (> 0.01) at both."""
+    """Mean absolute correlation of a channel's means at one level and the next, where they vary (> 0.01) at both."""
     found: list[float] = []
-    for a, b in zip(codes, codes[1:], strict=False):
+    for a, b in itertools.pairwise(codes):
         alive = (a.var(0) > 0.01) & (b.var(0) > 0.01)
         a, b = ((z - z.mean(0)) / z.std(0) for z in (a[:, alive], b[:, alive]))
         found += (a * b).mean(0).abs().tolist()

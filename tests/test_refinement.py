@@ -1,0 +1,51 @@
+"""Refinement by feeding back, and by ascent on the ELBO."""
+
+import pytest
+import torch
+
+from betadiffusion.models.vae import MultiBetaVAE
+from betadiffusion.pipelines.refinement import elbo, refine
+
+LEVELS = torch.tensor([0.9, 0.5, 0.1])
+
+
+@pytest.fixture
+def vae():
+    torch.manual_seed(0)
+    return MultiBetaVAE(sample_size=16, in_channels=1, latent_channels=4, channels=(8, 8), schedule="log_beta").eval()
+
+
+@pytest.fixture
+def x():
+    return torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def test_a_step_is_the_reconstruction_of_the_step_before(vae, x):
+    steps = list(refine(vae, x, LEVELS))
+    assert [step.level for step in steps] == pytest.approx(LEVELS.tolist())
+    with torch.no_grad():
+        for step in steps:
+            t = torch.full((3,), step.level)
+            x = vae.decode(vae.encode_mean(x, t), t).clamp(-1, 1)
+            torch.testing.assert_close(step.images, x)
+
+
+def test_draws_come_from_the_generator(vae, x):
+    runs = [[s.images for s in refine(vae, x, LEVELS, generator=torch.Generator().manual_seed(s))] for s in (0, 0, 1)]
+    torch.testing.assert_close(runs[0], runs[1])
+    assert not torch.equal(runs[0][-1], runs[2][-1])
+
+
+def test_ascent_raises_the_elbo(vae, x):
+    plain, raised = (next(iter(refine(vae, x, LEVELS[:1], ascents=n, rate=0.2))).elbo for n in (0, 20))
+    assert (raised > plain).all()
+
+
+def test_the_elbo_has_the_gradient_that_is_followed(vae, x):
+    t = torch.full((3,), 0.5)
+    mean = torch.ones(3, 4, 1, 1, requires_grad=True)
+    gradient = torch.autograd.grad(elbo(vae, x, mean, torch.zeros_like(mean), t).sum(), mean)[0]
+    shift = 1e-3 * gradient
+    with torch.no_grad():
+        before, after = (elbo(vae, x, m, torch.zeros_like(mean), t) for m in (mean, mean + shift))
+    torch.testing.assert_close(after - before, (shift * gradient).flatten(1).sum(1), rtol=0.1, atol=0.05)
