@@ -26,6 +26,40 @@ def images(count=3, seed=0):
     return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
+@pytest.fixture
+def own_sigma():
+    """A VAE whose posterior has a sigma of each image and dimension."""
+    torch.manual_seed(0)
+    return MultiBetaVAE(**SMALL, sigma_from="image").eval()
+
+
+def test_sigma_of_the_image_is_the_posterior_s(own_sigma):
+    x, t = images(), torch.tensor([0.0, 0.5, 1.0])
+    with torch.no_grad():
+        mean, sigma = own_sigma.posterior(x, t)
+        assert (sigma > 0).all()
+        assert sigma[0].std() > 0
+        assert torch.allclose(sigma[2], torch.ones(()), atol=1e-5)  # the boundary: the prior at level 1
+        assert mean[2].abs().max() < 1e-5
+        out = own_sigma(x, t, torch.zeros_like(mean))
+        assert torch.equal(out.sigma, sigma)
+        drawn = own_sigma.encode_sample(x, t, torch.Generator().manual_seed(1))
+        eps = torch.randn(mean.shape, generator=torch.Generator().manual_seed(1))
+        assert torch.allclose(drawn, mean + sigma * eps)
+
+
+def test_the_diffusion_walks_means_with_sigma_of_the_level(own_sigma):
+    own_sigma.calibrate_sigma(torch.linspace(0.1, 1, 65))
+    x, mean = (images() + 1) / 2, own_sigma.encode_mean(images(), torch.tensor(0.5)).detach()
+    noised = BetaDiffusionPipeline(own_sigma).noised(x, 0.5, [torch.Generator().manual_seed(i) for i in range(3)])
+    eps = torch.stack([torch.randn(mean.shape[1:], generator=torch.Generator().manual_seed(i)) for i in range(3)])
+    assert torch.allclose(noised, mean + 0.55 * eps, atol=1e-4)
+    with pytest.raises(ValueError, match="nothing to calibrate"):
+        MultiBetaVAE(**SMALL).calibrate_sigma(torch.ones(65))
+    with pytest.raises(ValueError, match="unknown sigma_from"):
+        MultiBetaVAE(**SMALL, sigma_from="pixels")
+
+
 def test_encoding_is_deterministic_and_sampling_adds_sigma_eps(vae):
     x, t = images(), torch.tensor([0.1, 0.5, 0.9])
     with torch.no_grad():

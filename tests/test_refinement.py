@@ -44,8 +44,9 @@ def test_ascent_raises_the_elbo(vae, x):
 def test_the_elbo_has_the_gradient_that_is_followed(vae, x):
     t = torch.full((3,), 0.5)
     mean = torch.ones(3, 4, 1, 1, requires_grad=True)
-    gradient = torch.autograd.grad(elbo(vae, x, mean, torch.zeros_like(mean), t).sum(), mean)[0]
+    sigma, noise = torch.full_like(mean, 0.3), torch.zeros_like(mean)
+    gradient = torch.autograd.grad(elbo(vae, x, mean, sigma, noise, t).sum(), mean)[0]
     shift = 1e-3 * gradient
     with torch.no_grad():
-        before, after = (elbo(vae, x, m, torch.zeros_like(mean), t) for m in (mean, mean + shift))
+        before, after = (elbo(vae, x, m, sigma, noise, t) for m in (mean, mean + shift))
     torch.testing.assert_close(after - before, (shift * gradient).flatten(1).sum(1), rtol=0.1, atol=0.05)

@@ -120,6 +120,11 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         yield "levels.distribution 'grid' needs either levels.betas or levels.values"
     if config.perceptual.lpips and not config.perceptual.lpips_weights:
         yield "perceptual.lpips needs perceptual.lpips_weights: a .safetensors or a hub id"
+    if "image" in (config.vae.sigma_from, config.beta_diffusion.sigma_from):
+        if "joint" in stages:
+            yield "stage 'joint' needs sigma of the level alone: sigma_from cannot be 'image'"
+        if config.path.curvature:
+            yield "path.curvature is in units of sigma of the level alone: sigma_from cannot be 'image'"
     if clash := diffusion_clash(config.diffusion):
         yield clash
     if config.condition.kind != "none" and not config.condition.dropout:

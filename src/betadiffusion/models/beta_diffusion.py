@@ -11,7 +11,7 @@ from torch import Tensor
 
 from betadiffusion.gaussian import Generators, expand_as, randn
 from betadiffusion.models.vae import VAEOutput
-from betadiffusion.nn.curves import LevelCurve, RisingLevelCurve
+from betadiffusion.nn.curves import LevelCurve, RisingLevelCurve, set_rising
 from betadiffusion.nn.dit import SIGMA_START, Modulator, TokenDecoder, to_grid
 from betadiffusion.nn.vit import ViTEncoder, grid_side, load_encoder
 from betadiffusion.schedules import LogBeta
@@ -169,18 +169,14 @@ class BetaDiffusionAutoencoder(ModelMixin, ConfigMixin):
         `calibrate_sigma` made (until then, sigma at initialisation)."""
         return self.sigma_curve(t)
 
-    @torch.no_grad()
     def calibrate_sigma(self, rms: Tensor) -> None:
-        """Sets sigma(t) to the root mean square of sigma over data, (knots,), at the levels linspace(0, 1, knots).
+        """Sets sigma(t) to the root mean square of sigma over data: see `nn.curves.set_rising`.
 
-        Where that falls as the level rises, the greatest so far is kept: samplers need a scale that never falls.
-        Raises ValueError where sigma is learned as a function of the level, or where a value is not positive.
+        Raises ValueError where sigma is learned as a function of the level.
         """
         if self.config.sigma_from == "level":
             raise ValueError("sigma_from 'level' learns sigma(t): there is nothing to calibrate")
-        if rms.shape != self.sigma_curve.log_value.shape or not (rms > 0).all():
-            raise ValueError(f"calibration needs {self.config.knots} positive values, not {tuple(rms.shape)}: {rms}")
-        self.sigma_curve.log_value.copy_(rms.cummax(0).values.log())
+        set_rising(self.sigma_curve, rms)
 
     def pixel_sigma(self, t: Tensor) -> Tensor:
         """Pixel noise scale s(t), any shape of t: sqrt(1/2), with which -log p(x|z) is |x - x_hat|^2 up to a constant,

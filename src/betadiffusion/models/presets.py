@@ -27,6 +27,7 @@ class VAEArguments(TypedDict, total=False):
     beta_max: float | None
     boundary: bool
     knots: int
+    sigma_from: str
 
 
 class DenoiserArguments(TypedDict, total=False):

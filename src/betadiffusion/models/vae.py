@@ -8,12 +8,16 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from betadiffusion.gaussian import Generators, expand_as, randn
 from betadiffusion.nn.backbone import latent_side, make_backbone
-from betadiffusion.nn.curves import LevelCurve, RisingLevelCurve
+from betadiffusion.nn.curves import LevelCurve, RisingLevelCurve, set_rising
 from betadiffusion.nn.embedding import LevelEmbedding
 from betadiffusion.schedules import Schedule, make_schedule
+
+SIGMA_START = 0.1  # of sigma(0), and of every sigma of an image
+LEAST_SIGMA = 1e-4
 
 
 class VAEOutput(NamedTuple):
@@ -28,6 +32,10 @@ class VAEOutput(NamedTuple):
 
 class MultiBetaVAE(ModelMixin, ConfigMixin):
     """q(z|x;t) = N(f(x,t), sigma(t)^2 I) and p(x|z;t) = N(g(z,t), s(t)^2 I) for every level t in [0, 1].
+
+    With `sigma_from` "image" the posterior has a sigma of each image and dimension, as a beta-VAE's, which gives the
+    axes of the latent a meaning that one sigma(t) cannot (docs/formalism.md); sigma(t) is then a table of its root mean
+    square, for the diffusion, which `calibrate_sigma` makes.
 
     Images are (B,C,H,W) in [-1, 1]; latents (B, latent_channels, h, w), h = w = 1 with block "conv". With `boundary`
     f(x,1) = 0 and sigma(1) = 1 by construction (erratum 6). `schedule` names the weights of Eq. 4 ("sinusoidal",
@@ -55,15 +63,22 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
         beta_max: float | None = None,
         boundary: bool = True,
         knots: int = 65,
+        sigma_from: str = "level",
     ) -> None:
         super().__init__()
+        if sigma_from not in ("image", "level"):
+            raise ValueError(f"unknown sigma_from {sigma_from!r}; choose image or level")
         self.encoder, self.decoder = make_backbone(
             sample_size=sample_size, in_channels=in_channels, latent_channels=latent_channels, block=block,
             channels=channels, layers_per_block=layers_per_block, attention_resolutions=attention_resolutions,
             embedding_dim=embedding_dim, activation=activation, dropout=dropout,
+            encoded_channels=2 * latent_channels if sigma_from == "image" else None,
         )  # fmt: skip
         self.embedding = LevelEmbedding(embedding_dim)
-        self.sigma_curve = RisingLevelCurve(knots, start=0.1, fixed_end=boundary)
+        if sigma_from == "level":
+            self.sigma_curve: LevelCurve = RisingLevelCurve(knots, start=SIGMA_START, fixed_end=boundary)
+        else:
+            self.sigma_curve = LevelCurve(knots, start=SIGMA_START).requires_grad_(False)
         self.pixel_sigma_curve = LevelCurve(knots, start=0.3)
 
     @property
@@ -85,15 +100,21 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
 
     def encode_mean(self, x: Tensor, t: Tensor) -> Tensor:
         """f(x,t), deterministic: x (B,C,H,W) in [-1, 1], t (B,) or () in [0, 1]; latent, float32."""
-        t = self._levels(t, len(x))
-        mean = self.encoder(x, self.embedding(t)).float()
-        # f(x,1) = 0 by construction
-        return mean * expand_as((math.pi / 2 * t).cos(), mean) if self.config.boundary else mean
+        return self.posterior(x, t)[0]
 
     def posterior(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sigma of q(z|x;t), both shaped like the latent: arguments as in `encode_mean`."""
-        mean = self.encode_mean(x, t)
-        return mean, expand_as(self.sigma(self._levels(t, len(x))), mean).expand_as(mean)
+        t = self._levels(t, len(x))
+        mean = self.encoder(x, self.embedding(t)).float()
+        fading = (math.pi / 2 * t).cos()
+        if self.config.sigma_from == "image":
+            mean, scale = mean.chunk(2, dim=1)
+            sigma = LEAST_SIGMA + softplus(scale + math.log(math.expm1(SIGMA_START)))
+            sigma = sigma ** expand_as(fading, sigma) if self.config.boundary else sigma  # sigma(x,1) = 1
+        else:
+            sigma = expand_as(self.sigma(t), mean).expand_as(mean)
+        # f(x,1) = 0 by construction
+        return mean * expand_as(fading, mean) if self.config.boundary else mean, sigma
 
     def encode_sample(self, x: Tensor, t: Tensor, generator: Generators | None = None) -> Tensor:
         """z_t = f(x,t) + sigma(t) eps, eps drawn from `generator`: arguments as in `encode_mean`."""
@@ -105,8 +126,17 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
         return self.decoder(z, self.embedding(self._levels(t, len(z)))).float()
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Latent noise scale at levels t of any shape; rises with t."""
+        """Latent noise scale at levels t of any shape; rises with t. With sigma_from "image" the calibrated table."""
         return self.sigma_curve(t)
+
+    def calibrate_sigma(self, rms: Tensor) -> None:
+        """Sets sigma(t) to the root mean square of sigma over data: see `nn.curves.set_rising`.
+
+        Raises ValueError where sigma is learned as a function of the level.
+        """
+        if self.config.sigma_from == "level":
+            raise ValueError("sigma_from 'level' learns sigma(t): there is nothing to calibrate")
+        set_rising(self.sigma_curve, rms)
 
     def pixel_sigma(self, t: Tensor) -> Tensor:
         """Pixel noise scale s(t), for pixels in [-1, 1], at levels t of any shape."""
@@ -114,10 +144,11 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
 
     def forward(self, x: Tensor, t: Tensor, eps: Tensor) -> VAEOutput:
         """Encodes x at levels t (B,), adds sigma(t) eps (latent-shaped) and decodes: all that Eq. 4 needs."""
-        mean = self.encode_mean(x, t)
-        sigma = self.sigma(t)
-        x_hat = self.decode(mean + expand_as(sigma, mean) * eps, t)
-        return VAEOutput(x_hat, mean, sigma, self.pixel_sigma(t))
+        if self.config.sigma_from == "image":
+            mean, sigma = self.posterior(x, t)
+        else:
+            mean, sigma = self.encode_mean(x, t), self.sigma(t)
+        return VAEOutput(self.decode(mean + expand_as(sigma, mean) * eps, t), mean, sigma, self.pixel_sigma(t))
 
     def _levels(self, t: Tensor, batch: int) -> Tensor:
         return t.to(device=self.device, dtype=torch.float32).expand(batch)

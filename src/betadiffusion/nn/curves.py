@@ -41,3 +41,16 @@ class RisingLevelCurve(LevelCurve):
         end = torch.zeros_like(self.log_value[-1:]) if self.fixed_end else self.log_value[-1:]
         below = softplus(self.log_value[:-1]).flip(0).cumsum(0).flip(0)
         return torch.cat([end - below, end])
+
+
+@torch.no_grad()
+def set_rising(curve: LevelCurve, values: Tensor) -> None:
+    """Sets a curve to positive values at its knots, (knots,), on linspace(0, 1, knots).
+
+    Where they fall as the level rises, the greatest so far is kept: samplers need a scale that never falls. Raises
+    ValueError where there are not as many, or where one is not positive.
+    """
+    knots = len(curve.log_value)
+    if values.shape != curve.log_value.shape or not (values > 0).all():
+        raise ValueError(f"calibration needs {knots} positive values, not {tuple(values.shape)}: {values}")
+    curve.log_value.copy_(values.cummax(0).values.log())

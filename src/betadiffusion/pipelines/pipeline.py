@@ -117,12 +117,12 @@ class BetaDiffusionPipeline(DiffusionPipeline):
         end: float = 0.0,
         **walking: Any,
     ) -> ImagesOutput:
-        """Images encoded at a level by a draw from q(z|x;t), walked down to level `end` and decoded there.
+        """Images encoded at a level by a draw (`noised`), walked down to level `end` and decoded there.
 
         Heun takes two network evaluations a step: steps=10 costs 20. walking: further options of `walk`.
         """
         generators = self._generators(images, generator)
-        z = self.encode(images, level, generators)
+        z = self.noised(images, level, generators)
         asked = {"condition": condition, "guidance": guidance, "guidance_interval": guidance_interval}
         walking |= {"end": end, "steps": steps, "method": method, "eta": eta, **asked}
         return self._finish(z, level, True, generators, output_type, walking)
@@ -208,6 +208,22 @@ class BetaDiffusionPipeline(DiffusionPipeline):
         if generator is None:
             return self.vae.encode_mean(x, t)
         return self.vae.encode_sample(x, t, split(generator, len(x)))
+
+    @torch.no_grad()
+    def posterior(self, images: Images, level: float) -> tuple[Tensor, Tensor]:
+        """Mean and sigma of q(z|x;t) of images at a level in [0, 1], both shaped like the latent."""
+        return self.vae.posterior(self._input(images), torch.tensor(level))
+
+    @torch.no_grad()
+    def noised(self, images: Images, level: float, generator: Generators) -> Tensor:
+        """f(x,t) + sigma(t) eps of images: what the diffusion walks.
+
+        It is a draw of q(z|x;t), but where the posterior has a sigma of each image (sigma_from "image").
+        """
+        if self.vae.config.get("sigma_from", "level") == "level":
+            return self.encode(images, level, generator)
+        mean = self.encode(images, level)
+        return mean + self.vae.sigma(torch.tensor(level)) * randn(mean.shape, mean, split(generator, len(mean)))
 
     @torch.no_grad()
     def walk(
@@ -302,7 +318,7 @@ class BetaDiffusionPipeline(DiffusionPipeline):
     def _code(self, images: Images, level: float, code: Code, generator: Generators) -> Tensor:
         if code not in ("draw", "mean"):
             raise ValueError(f"code is 'draw' or 'mean', not '{code}'")
-        return self.encode(images, level, generator if code == "draw" else None)
+        return self.noised(images, level, generator) if code == "draw" else self.encode(images, level)
 
     def _direction(self, direction: Tensor | str, level: float) -> Tensor:
         """A direction as (C,h,w) on the pipeline's device."""

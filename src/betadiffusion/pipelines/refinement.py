@@ -1,7 +1,7 @@
 """Refinement: an image fed back through one VAE while beta falls in small steps (beta-Selectable VAE).
 
-Each step improves how well x_t agrees with its own reconstruction at a lower beta. That is no likelihood of x_0: it says
-nothing of how probable an image is, and an image that is its own reconstruction stays as it is (docs/formalism.md).
+Each step improves how well x_t agrees with its own reconstruction at a lower beta. That is no likelihood: it says
+nothing of how probable an image is, and one that is its own reconstruction stays as it is (docs/formalism.md).
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def refine(
     levels: Tensor,
     *,
     ascents: int = 0,
-    rate: float = 0.5,
+    rate: float = 0.1,
     generator: Generators | None = None,
 ) -> Iterator[Refined]:
     """Feeds images x (B,C,H,W) in [-1, 1] through the VAE at each of the falling `levels` (N,), and yields each step.
@@ -41,21 +41,19 @@ def refine(
     for level in levels.tolist():
         t = torch.full((len(x),), level, device=x.device)
         with torch.no_grad():
-            mean, sigma = vae.encode_mean(x, t), vae.sigma(t)
-        noise = torch.zeros_like(mean) if generator is None else randn(mean.shape, mean, generator)
-        noise = expand_as(sigma, mean) * noise
+            mean, sigma = vae.posterior(x, t)
+        noise = torch.zeros_like(mean) if generator is None else sigma * randn(mean.shape, mean, generator)
+        step = rate * sigma.square() / expand_as(vae.schedule(t).kl, mean)
         for _ in range(ascents):
             mean = mean.detach().requires_grad_()
-            gradient = torch.autograd.grad(elbo(vae, x, mean, noise, t).sum(), mean)[0]
-            step = rate * sigma.square() / vae.schedule(t).kl
-            mean = (mean + expand_as(step, mean) * gradient).detach()
+            mean = mean + step * torch.autograd.grad(elbo(vae, x, mean, sigma, noise, t).sum(), mean)[0]
         with torch.no_grad():
-            score = elbo(vae, x, mean, noise, t)
+            score = elbo(vae, x, mean, sigma, noise, t)
             x = vae.decode(mean + noise, t).clamp(-1, 1)
         yield Refined(level, x, score)
 
 
-def elbo(vae: MultiBetaVAE, x: Tensor, mean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """Eq. 4, to be high, of images x under q(z) = N(mean, sigma(t)^2 I) with the draw mean + noise: (B,)."""
+def elbo(vae: MultiBetaVAE, x: Tensor, mean: Tensor, sigma: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Eq. 4, to be high, of images x under q(z) = N(mean, sigma^2), with the draw mean + noise: (B,)."""
     x_hat = vae.decode(mean + noise, t)
-    return -multi_beta_objective(x, x_hat, mean, vae.sigma(t), vae.pixel_sigma(t), vae.schedule(t)).loss
+    return -multi_beta_objective(x, x_hat, mean, sigma, vae.pixel_sigma(t), vae.schedule(t)).loss

@@ -31,17 +31,19 @@ def level_curves(
     """Numbers of the levels 0, 0.05, ..., 1 on images (N,C,H,W) uint8, the first `count` but for factors (N,K).
 
     rate: mean KL, nats. mse: per pixel in [-1, 1], of a draw of q(z|x;t) decoded. psnr: dB. signal_power: mean of f^2
-    over images and dimensions. log_snr: log(signal_power / sigma^2). active_units: dimensions of f that vary.
+    over images and dimensions. sigma: root mean square
+    of that of the posterior. log_snr: log(signal_power / sigma^2). active_units: dimensions of f that vary.
     mean_std: standard deviation of f. aggregate_kl: KL( N(E z, Var z) || N(0,1) ) of the aggregated posterior's
     channels, nats, mean and greatest. With factors also mig, and information: by factor the greatest mutual
     information of any code, as a share of the factor's entropy.
     """
     generator = torch.Generator().manual_seed(seed)
+    parts = torch.from_numpy(images).split(batch_size(pipeline))
     table = []
     for level in tqdm(np.linspace(0, 1, LEVELS).round(2).tolist(), desc="report: levels", disable=not progress):
-        mean = torch.cat([pipeline.encode(x, level) for x in torch.from_numpy(images).split(batch_size(pipeline))])
-        numbers = {"level": level, **_scales(pipeline, mean[:count], level)}
-        numbers["mse"] = _distortion(pipeline, images[:count], mean[:count], level, generator)
+        mean, sigma = (torch.cat(of) for of in zip(*(pipeline.posterior(x, level) for x in parts), strict=True))
+        numbers = {"level": level, **_scales(pipeline, mean[:count], sigma[:count], level)}
+        numbers["mse"] = _distortion(pipeline, images[:count], mean[:count], sigma[:count], level, generator)
         numbers["psnr"] = 10 * math.log10(4 / numbers["mse"])  # the greatest error of a pixel is 2
         if factors is not None:
             numbers |= _factors(mean, factors)
@@ -50,17 +52,17 @@ def level_curves(
 
 
 @torch.no_grad()
-def _scales(pipeline: BetaDiffusionPipeline, mean: Tensor, level: float) -> dict[str, float]:
+def _scales(pipeline: BetaDiffusionPipeline, mean: Tensor, sigma: Tensor, level: float) -> dict[str, float]:
     t = torch.tensor(level, device=mean.device)
-    sigma = pipeline.vae.sigma(t)
-    power = mean.square().mean()
-    aggregate = aggregated_kl(mean.movedim(1, -1).flatten(0, -2), sigma)  # the places of a channel are its samples
+    power, noise = mean.square().mean(), sigma.square().mean()
+    places = (value.movedim(1, -1).flatten(0, -2) for value in (mean, sigma))  # of a channel are its samples
+    aggregate = aggregated_kl(*places)
     return {
-        "rate": rate(mean.flatten(1), sigma),
-        "sigma": float(sigma),
+        "rate": rate(mean.flatten(1), sigma.flatten(1)),
+        "sigma": float(noise.sqrt()),
         "pixel_sigma": float(pipeline.vae.pixel_sigma(t)),
         "signal_power": float(power),
-        "log_snr": float((power / sigma.square()).log()),
+        "log_snr": float((power / noise).log()),
         "active_units": active_units(mean.flatten(1), ACTIVE_VARIANCE),
         "mean_std": float(mean.std()),
         "aggregate_kl": float(aggregate.mean()),
@@ -70,12 +72,17 @@ def _scales(pipeline: BetaDiffusionPipeline, mean: Tensor, level: float) -> dict
 
 @torch.no_grad()
 def _distortion(
-    pipeline: BetaDiffusionPipeline, images: np.ndarray, mean: Tensor, level: float, generator: torch.Generator
+    pipeline: BetaDiffusionPipeline,
+    images: np.ndarray,
+    mean: Tensor,
+    sigma: Tensor,
+    level: float,
+    generator: torch.Generator,
 ) -> float:
     t = torch.tensor(level, device=mean.device)
     size, total = batch_size(pipeline), 0.0
-    for x, f in zip(torch.from_numpy(images).split(size), mean.split(size), strict=True):
-        x_hat = pipeline.vae.decode(f + pipeline.vae.sigma(t) * randn(f.shape, f, generator), t)
+    for x, f, s in zip(torch.from_numpy(images).split(size), mean.split(size), sigma.split(size), strict=True):
+        x_hat = pipeline.vae.decode(f + s * randn(f.shape, f, generator), t)
         total += float((x_hat - (x.to(f) / 127.5 - 1)).square().double().sum())
     return total / images.size
 

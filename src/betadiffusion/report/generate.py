@@ -124,11 +124,13 @@ def samples(
 def reconstructions(
     pipeline: BetaDiffusionPipeline, images: np.ndarray, level: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Images from one draw of q(z|x;t) at a level: decoded there, and walked back to level 0 and decoded there."""
-    generator = torch.Generator().manual_seed(seed)
+    """Images from a draw of q(z|x;t) decoded at a level, and from one of `noised` walked back to level 0."""
     batches = torch.from_numpy(images).split(batch_size(pipeline))
-    z = torch.cat([pipeline.encode(batch, level, generator) for batch in batches])
-    walked = torch.cat([pipeline.walk(part, level) for part in z.split(WALK_BATCH)])
+    z, noised = (
+        torch.cat([draw(batch, level, generator) for batch in batches])
+        for draw, generator in ((pipeline.encode, _generator(seed)), (pipeline.noised, _generator(seed)))
+    )
+    walked = torch.cat([pipeline.walk(part, level) for part in noised.split(WALK_BATCH)])
     return _decode(pipeline, z, level), _decode(pipeline, walked, 0.0)
 
 
@@ -144,6 +146,10 @@ def pictures(pipeline: BetaDiffusionPipeline, held_out: np.ndarray, config: RunC
         default=samples(pipeline, default_sampler(20), 64, config),
         posterior=samples(pipeline, POSTERIOR, 64, config) if pipeline.denoiser.predicts_noise else None,
     )
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def _decode(pipeline: BetaDiffusionPipeline, z: Tensor, level: float) -> Tensor:

@@ -54,6 +54,8 @@ class VAEConfig:
         beta_max: greatest beta of "log_beta"; a quarter of an image's pixel values where nothing is said.
         boundary: f(x,1) = 0 and sigma(1) = 1 by construction.
         knots: knots of the learned curves sigma(t) and s(t).
+        sigma_from: sigma of the posterior from the "level" alone, as the paper has it, or from the "image" and the
+            level, one for each dimension.
     """
 
     preset: Literal["demo", "toy", "celeba64", "ldm256"] = "demo"
@@ -69,6 +71,7 @@ class VAEConfig:
     beta_max: float | None = None
     boundary: bool | None = None
     knots: int | None = None
+    sigma_from: Literal["level", "image"] | None = None
 
 
 @dataclass

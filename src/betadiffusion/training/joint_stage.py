@@ -102,7 +102,7 @@ class JointStage:
     ) -> None:
         self.config = config = config or JointConfig()
         if vae.config.get("sigma_from") == "image":
-            raise ValueError("joint training needs sigma of the level alone: set beta_diffusion.sigma_from to 'level'")
+            raise ValueError("joint training needs sigma of the level alone: set sigma_from to 'level'")
         if denoiser.config.prediction not in PREDICTIONS:
             raise ValueError(
                 f"joint training predicts {' or '.join(PREDICTIONS)}, which need f at one level, "

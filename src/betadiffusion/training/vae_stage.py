@@ -17,7 +17,7 @@ from betadiffusion.training.config import LevelsConfig, PathConfig, PerceptualCo
 from betadiffusion.training.feature_cache import FeatureCache
 from betadiffusion.training.images import load_images, pass_size
 from betadiffusion.training.level_draws import LevelDraw, spread_levels
-from betadiffusion.training.models import Autoencoder, seen
+from betadiffusion.training.models import Autoencoder, posterior_of, seen
 from betadiffusion.training.perceptual import Perceptual
 from betadiffusion.training.pictures import save_grid
 from betadiffusion.training.pretext import draw_pretext
@@ -160,7 +160,7 @@ class VAEStage:
         total = torch.zeros(len(levels))
         for part in np.array_split(images, -(-len(images) // pass_size(model.image_shape))):
             h = seen(model, load_images(self.train, part, self.device))
-            total += len(part) * torch.stack([model.posterior_of(h, t)[1].square().mean() for t in levels]).cpu()
+            total += len(part) * torch.stack([posterior_of(model, h, t)[1].square().mean() for t in levels]).cpu()
         model.calibrate_sigma((total / len(images)).sqrt().to(self.device))
 
 
