@@ -9,6 +9,7 @@ from betadiffusion.training.config import OptimisationConfig, RunConfig
 from stage_cases import fit
 
 SHAPE = (1, 16, 16)
+CLASSES = ("left", "middle", "right")
 
 
 def small(model, shape=SHAPE, **hyperparameters) -> Baseline:
@@ -18,13 +19,23 @@ def small(model, shape=SHAPE, **hyperparameters) -> Baseline:
     for key, value in hyperparameters.items():
         assert hasattr(config.baseline, key)
         setattr(config.baseline, key, value)
-    return build_baseline(config, shape)
+    return build_baseline(config, shape, CLASSES)
 
 
 def trained(model, images, folder, stage="baseline", count=2_000, **options):
     """The averaged model after a stage on `images`, an image set; options are those of `OptimisationConfig`."""
-    training = OptimisationConfig(
-        images=count, batch_size=100, warmup_images=0, ema_images=500, validate_images=count, checkpoint_images=count,
-        **options,
-    )  # fmt: skip
-    return fit(training, folder, BaselineStage(model, images, images, Accelerator(cpu=True).device, stage)).ema
+    return fit(training(count, **options), folder, stage_of(model, images, stage)).ema
+
+
+def training(count, **options):
+    """An optimisation of few images; options are those of `OptimisationConfig`."""
+    return OptimisationConfig(**{
+        "images": count, "batch_size": 100, "warmup_images": 0, "ema_images": 500, "validate_images": count,
+        "checkpoint_images": count, **options,
+    })  # fmt: skip
+
+
+def stage_of(model, images, stage="baseline"):
+    """A stage on `images`, an image set, which also validates it."""
+    labels = (images.labels, images.labels) if hasattr(model, "label_embedding") else None
+    return BaselineStage(model, images, images, Accelerator(cpu=True).device, stage, labels)

@@ -17,14 +17,21 @@ class ImageAutoEncoder(Baseline):
 
     backbone: arguments of `nn.backbone.make_backbone`, without `embedding_dim`. encoded: channels that the encoder
     gives for one of the latent. embedding_dim: of what both networks are conditioned on; they get zeros by default.
+    told: channels that the decoder gets beside the latent's.
     """
 
     def __init__(
-        self, backbone: dict[str, Any], likelihood: LikelihoodName, encoded: int = 1, embedding_dim: int = 1
+        self,
+        backbone: dict[str, Any],
+        likelihood: LikelihoodName,
+        encoded: int = 1,
+        embedding_dim: int = 1,
+        told: int = 0,
     ) -> None:
         super().__init__()
-        channels = encoded * backbone["latent_channels"]
-        self.encoder, self.decoder = make_backbone(**backbone, embedding_dim=embedding_dim, encoded_channels=channels)
+        latent = backbone["latent_channels"]
+        arguments = {"latent_channels": latent + told, "encoded_channels": encoded * latent}
+        self.encoder, self.decoder = make_backbone(**backbone | arguments, embedding_dim=embedding_dim)
         self.nll = Likelihood(likelihood)  # not `likelihood`, a key of the configuration
         self.embedding_dim = embedding_dim
 
@@ -35,13 +42,13 @@ class ImageAutoEncoder(Baseline):
         side = latent_side(arguments["sample_size"], arguments["block"], arguments["channels"])
         return arguments["latent_channels"], side, side
 
-    def encoded(self, x: Tensor) -> Tensor:
-        """What the encoder gives for images x (B,C,H,W), float32."""
-        return self.encoder(x, x.new_zeros(len(x), self.embedding_dim)).float()
+    def encoded(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """What the encoder gives for images x (B,C,H,W), float32, under an embedding (B, embedding_dim)."""
+        return self.encoder(x, x.new_zeros(len(x), self.embedding_dim) if embedding is None else embedding).float()
 
-    def decoded(self, z: Tensor) -> Tensor:
-        """What the decoder gives for latents z, float32: what the likelihood is made from."""
-        return self.decoder(z, z.new_zeros(len(z), self.embedding_dim)).float()
+    def decoded(self, z: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """What the decoder gives for latents z, float32: what the likelihood is made from; embedding as above."""
+        return self.decoder(z, z.new_zeros(len(z), self.embedding_dim) if embedding is None else embedding).float()
 
     def decode(self, z: Tensor, t: Tensor | None = None) -> Tensor:
         """The mean image (B,C,H,W) of latents z, float32, not clipped."""
@@ -72,7 +79,7 @@ class AutoEncoder(ImageAutoEncoder):
         return (self.nll(x, self.decoded(z)) + penalty) / x[0].numel()
 
     @torch.no_grad()
-    def numbers(self, x: Tensor, generator: torch.Generator) -> dict[str, Any]:
+    def numbers(self, x: Tensor, generator: torch.Generator, **given: Any) -> dict[str, Any]:
         z = self.encoded(x)
         error = (self.decode(z) - x).square().mean()
         return {"mse": float(error), "code_norm": float(sum_over_sample(z.square()).mean())}

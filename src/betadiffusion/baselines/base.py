@@ -5,7 +5,9 @@ from typing import Any, ClassVar
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
-from torch import Tensor, nn
+from torch import Tensor
+
+from betadiffusion.training.adversary import Opponent
 
 
 class Baseline(ModelMixin, ConfigMixin):
@@ -13,8 +15,11 @@ class Baseline(ModelMixin, ConfigMixin):
 
     Losses are per pixel value (divided by C H W), so that gradients have one scale whatever the image's size. Its
     verbs are those that it honestly can, and the commands ask which are there: `encode_mean(x, t)`, `posterior(x, t)`,
-    `decode(z, t)`, `reconstruct(x, generator)`, `sample(count, generator)`. t is the level, of which it has but one.
+    `decode(z, t)`, `reconstruct(x, generator)`, `sample(count, generator)`. t is the level, of which it has but one
+    unless `has_levels`. One with a preset `by_class` is given `labels` (B,) of images by name, in its loss and verbs.
     """
+
+    has_levels: ClassVar[bool] = False
 
     sample_options: ClassVar[tuple[str, ...]] = ()  # further arguments of `sample`, by their option of the command
     evaluations: int = 1  # passes of a network that an image of `sample` costs
@@ -22,6 +27,7 @@ class Baseline(ModelMixin, ConfigMixin):
     def __init__(self) -> None:
         super().__init__()
         self.stage = "baseline"  # that is being trained
+        self.train_count = 0  # images that it is trained on
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -40,10 +46,13 @@ class Baseline(ModelMixin, ConfigMixin):
     def begin(self, images: int) -> None:
         """Begins the training step after so many images."""
 
-    def make_opponent(self) -> nn.Module | None:
+    def make_opponent(self) -> Opponent | None:
         """A network that is trained against this one, which `forward` then gets as `opponent`; None for none."""
         return None
 
-    def numbers(self, x: Tensor, generator: torch.Generator) -> dict[str, Any]:
-        """What validation notes of held-out images x beside the loss: a number for each name."""
+    def numbers(self, x: Tensor, generator: torch.Generator, **given: Any) -> dict[str, Any]:
+        """What validation notes of held-out images x beside the loss: a number for each name.
+
+        `given` by name as to `forward`: the opponent and the labels, where there are any.
+        """
         return {}

@@ -15,7 +15,8 @@ from betadiffusion.training.baseline_config import BaselineConfig, BaselineName
 class Preset:
     """A baseline: module and class in this package, the keys of section `baseline` that it reads, and its stages.
 
-    `whole_batch`: its loss counts on a batch as a whole, which therefore cannot be cut in parts.
+    `whole_batch`: its loss counts on a batch as a whole, which therefore cannot be cut in parts. `by_class`: it is
+    conditioned on the class of an image. `fixed`: arguments that cannot be configured.
     """
 
     place: str
@@ -23,9 +24,12 @@ class Preset:
     arguments: dict[str, Any] = field(default_factory=dict)
     stages: tuple[str, ...] = ("baseline",)
     whole_batch: bool = False
+    by_class: bool = False
+    fixed: dict[str, Any] = field(default_factory=dict)
 
 
-VAE = {"likelihood": "bernoulli", "beta": 1.0}
+BERNOULLI = {"likelihood": "bernoulli"}
+VAE = BERNOULLI | {"beta": 1.0}
 PRESETS: dict[str, Preset] = {
     "ae": Preset("autoencoder:AutoEncoder", "Hinton and Salakhutdinov 2006", {"likelihood": "bernoulli"}),
     "l2_ae": Preset(
@@ -36,6 +40,61 @@ PRESETS: dict[str, Preset] = {
     "vae": Preset("vae:VAE", "Kingma and Welling 2014 (1312.6114)", VAE),
     "beta_vae": Preset(
         "vae:VAE", "Higgins et al. 2017; beta 4 as in disentanglement_lib (Locatello et al. 2019)", VAE | {"beta": 4.0}
+    ),
+    "annealed_vae": Preset(
+        "annealed_vae:AnnealedVAE",
+        "Burgess et al. 2018 (1804.03599): gamma 1000, 25 nats over 100,000 steps of 64 images, for dSprites",
+        BERNOULLI | {"gamma": 1000.0, "capacity": 25.0, "capacity_images": 6_400_000},
+    ),
+    "cvae": Preset(
+        "cvae:CVAE",
+        "Sohn et al. 2015, Eq. 4, of an image given its class",
+        BERNOULLI | {"label_width": 32},
+        by_class=True,
+    ),
+    "info_vae": Preset(
+        "info_vae:InfoVAE",
+        "Zhao et al. 2017 (1706.02262): alpha 1, their MMD-VAE; lambda 1000, which brings the MMD to the scale of nats",
+        BERNOULLI | {"alpha": 1.0, "mmd_lambda": 1000.0, "kernel": "rbf"},
+        whole_batch=True,
+    ),
+    "factor_vae": Preset(
+        "factor_vae:FactorVAE",
+        "Kim and Mnih 2018 (1802.05983): discriminator and its Adam; gamma 10, for shapes, the least that "
+        "disentanglement_lib tries (Locatello et al. 2019)",
+        BERNOULLI | {"gamma": 10.0, "discriminator_width": 1000, "discriminator_depth": 6},
+        whole_batch=True,
+    ),
+    "beta_tcvae": Preset(
+        "beta_tcvae:BetaTCVAE",
+        "Chen et al. 2018 (1802.04942): beta 6 for dSprites, alpha = gamma = 1, minibatch-weighted sampling",
+        BERNOULLI | {"alpha": 1.0, "beta": 6.0, "gamma": 1.0, "estimator": "mws"},
+        whole_batch=True,
+    ),
+    "dip_vae_i": Preset(
+        "dip_vae:DIPVAE",
+        "Kumar et al. 2018 (1711.00848); lambda_od 10 and lambda_d ten times it, as in disentanglement_lib",
+        BERNOULLI | {"lambda_od": 10.0, "lambda_d": 100.0},
+        whole_batch=True,
+        fixed={"kind": "i"},
+    ),
+    "dip_vae_ii": Preset(
+        "dip_vae:DIPVAE",
+        "Kumar et al. 2018 (1711.00848); lambda_d = lambda_od = 10, as in disentanglement_lib",
+        BERNOULLI | {"lambda_od": 10.0, "lambda_d": 10.0},
+        whole_batch=True,
+        fixed={"kind": "ii"},
+    ),
+    "multi_rate_vae": Preset(
+        "multi_rate_vae:MultiRateVAE",
+        "Bae et al. 2023 (2212.03905): gates of Eq. 7, beta log-uniform in [0.01, 10]",
+        BERNOULLI | {"beta_min": 0.01, "beta_max": 10.0},
+    ),
+    "hierarchical_vae": Preset(
+        "hierarchical_vae:HierarchicalVAE",
+        "Sonderby et al. 2016 (1602.02282) with NVAE's residual posterior (Vahdat and Kautz 2020, 2007.03898) and its "
+        "warm-up over 30 % of training, here of 320,000 images",
+        BERNOULLI | {"groups": 3, "group_channels": 4, "kl_warmup_images": 96_000},
     ),
 }
 BACKBONE = (  # keys of section `vae` that baselines read

@@ -1,15 +1,19 @@
 """A run of a baseline: out/config.yaml, out/baseline/model, and a folder for each of its stages."""
 
 import json
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from betadiffusion.baselines.base import Baseline
 from betadiffusion.baselines.presets import BACKBONE, PRESETS, baseline_arguments
 from betadiffusion.baselines.stage import BaselineStage
+from betadiffusion.data import Subset
 from betadiffusion.models.presets import vae_preset
+from betadiffusion.training.conditions import make_conditions
 from betadiffusion.training.config import RunConfig, chosen
 from betadiffusion.training.files import write_folder
 from betadiffusion.training.models import image_size, settings
@@ -28,11 +32,12 @@ def run(config: RunConfig) -> Path:
     with accelerator.main_process_first():
         train, held_out = load_split(config.data, image_size(config), config.seed)
     torch.manual_seed(config.seed)  # initial weights
-    model = build_baseline(config, train.image_shape)
+    labels, classes = labels_of(config, train, held_out) if PRESETS[config.model].by_class else (None, ())
+    model = build_baseline(config, train.image_shape, classes)
     for name in config.stages:
         if name != "baseline":
             model = load_baseline(out)
-        stage = BaselineStage(model, train, held_out, accelerator.device, name)
+        stage = BaselineStage(model, train, held_out, accelerator.device, name, labels)
         identity = {"model": config.model, "baseline": settings(model)}
         model = fit(stage, getattr(config, TRAINING[name]), config, accelerator, identity).cpu()
         if accelerator.is_main_process:
@@ -42,8 +47,19 @@ def run(config: RunConfig) -> Path:
     return out
 
 
-def build_baseline(config: RunConfig, image_shape: tuple[int, int, int]) -> Baseline:
-    """The baseline that a run's configuration asks for, untrained, for images (C, H, W)."""
+def labels_of(
+    config: RunConfig, train: Subset, held_out: Subset
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[str, ...]]:
+    """The class of each training and each held-out image, and the names; DataError where there are none."""
+    found = make_conditions(config.condition, (train, held_out), Path(config.out), torch.device("cpu"))
+    return (found[0].values, found[1].values), tuple(found[0].spec.names)
+
+
+def build_baseline(config: RunConfig, image_shape: tuple[int, int, int], classes: Sequence[str] = ("any",)) -> Baseline:
+    """The baseline that a run's configuration asks for, untrained, for images (C, H, W).
+
+    `classes`: names of those that a baseline by class knows.
+    """
     channels, size, _ = image_shape
     plain = {"layers_per_block": None, "attention_resolutions": [], "activation": "silu", "dropout": 0.0}
     preset = vae_preset(config.vae.preset, **chosen(config.vae))
@@ -52,7 +68,10 @@ def build_baseline(config: RunConfig, image_shape: tuple[int, int, int]) -> Base
     backbone = {
         key: list(value) if isinstance(value, tuple) else value for key, value in backbone.items()
     }  # as in JSON
-    return class_of(config.model)(backbone=backbone, **baseline_arguments(config.model, config.baseline))
+    arguments = baseline_arguments(config.model, config.baseline) | PRESETS[config.model].fixed
+    if PRESETS[config.model].by_class:
+        arguments["classes"] = list(classes)
+    return class_of(config.model)(backbone=backbone, **arguments)
 
 
 def load_baseline(run_folder: Path) -> Baseline:

@@ -18,13 +18,23 @@ PICTURES = 8
 
 
 class BaselineStage:
-    """One stage of a baseline: its own `forward` as the loss, numbers and pictures of held-out images."""
+    """One stage of a baseline: its own `forward` as the loss, numbers and pictures of held-out images.
+
+    `labels`: the classes (N,) of the training and of the held-out images, for a baseline that is conditioned on them.
+    """
 
     def __init__(
-        self, model: Baseline, train: ImageSet, held_out: ImageSet, device: torch.device, name: str = "baseline"
+        self,
+        model: Baseline,
+        train: ImageSet,
+        held_out: ImageSet,
+        device: torch.device,
+        name: str = "baseline",
+        labels: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self.model, self.train, self.device, self.name, self.count = model.to(device), train, device, name, len(train)
         self.held_out = load_images(held_out, np.arange(min(VALIDATION_IMAGES, len(held_out))), device)
+        self.labels, model.train_count = labels, len(train)
         model.prepare(name, load_images(train, np.arange(min(STATISTICS_IMAGES, len(train))), device))
         self.opponent = model.make_opponent()
 
@@ -40,22 +50,32 @@ class BaselineStage:
 
     def losses(self, model: nn.Module, indices: np.ndarray, draws: tuple[Tensor, ...]) -> Tensor:
         """The baseline's loss of each image, per pixel value: (B,)."""
-        given = {} if self.opponent is None else {"opponent": self.opponent}
         x = load_images(self.train, indices, self.device)
-        return model(x, *(draw.to(self.device) for draw in draws), **given)
+        return model(x, *(draw.to(self.device) for draw in draws), **self._against(), **self._labels(0, indices))
 
     def validate(self, model: Baseline, images: int, folder: Path) -> dict[str, float]:
         """Numbers of held-out images, averaged; a grid of reconstructions and samples, as far as there are any."""
         parts: list[tuple[int, dict[str, Any]]] = []
         generator = torch.Generator().manual_seed(0)
-        for x in self.held_out.split(pass_size(model.image_shape)):
-            parts.append((len(x), model.numbers(x, generator)))
+        for which in torch.arange(len(self.held_out)).split(pass_size(model.image_shape)):
+            given = self._against() | self._labels(1, which.numpy())
+            parts.append((len(which), model.numbers(self.held_out[which], generator, **given)))
         total = sum(count for count, _ in parts)
         shown, rows = self.held_out[:PICTURES], {"original": self.held_out[:PICTURES]}
         with torch.no_grad():
             if hasattr(model, "reconstruct"):
-                rows["reconstructed"] = model.reconstruct(shown, generator)
+                rows["reconstructed"] = model.reconstruct(shown, generator, **self._labels(1, np.arange(len(shown))))
             if hasattr(model, "sample"):
                 rows["samples"] = model.sample(PICTURES, generator)
         save_grid(folder / f"{images:012d}.png", rows)
         return {name: sum(count * part[name] for count, part in parts) / total for name in parts[0][1]}
+
+    def _against(self) -> dict[str, Any]:
+        """The opponent by name, where there is one."""
+        return {} if self.opponent is None else {"opponent": self.opponent}
+
+    def _labels(self, part: int, indices: np.ndarray) -> dict[str, Tensor]:
+        """The labels of training (part 0) or held-out images (1) by name, where there are any."""
+        if self.labels is None:
+            return {}
+        return {"labels": torch.from_numpy(self.labels[part][indices]).to(self.device)}

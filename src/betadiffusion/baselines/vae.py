@@ -9,9 +9,24 @@ from torch.nn.functional import softplus
 
 from betadiffusion.baselines.autoencoder import ImageAutoEncoder
 from betadiffusion.gaussian import Generators, randn, split, standard_normal_kl
-from betadiffusion.nn.likelihood import LikelihoodName
+from betadiffusion.nn.likelihood import Likelihood, LikelihoodName
 
 LEAST_SIGMA = 1e-4
+
+
+def moments(encoded: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and sigma of q(z|x), shaped like the latent, from what an encoder gives in twice as many channels."""
+    mean, scale = encoded.chunk(2, dim=1)
+    return mean, LEAST_SIGMA + softplus(scale)  # smooth, bounded below, and no exponential to overflow
+
+
+def standard_scores(likelihood: Likelihood, x: Tensor, output: Tensor, rate: Tensor) -> dict[str, Any]:
+    """Error, rate and ELBO of images x: the decoder's output at a draw of their posteriors, and their rates (B,)."""
+    return {
+        "mse": float((likelihood.image(output) - x).square().mean()),
+        "rate": float(rate.mean()),
+        "elbo": float(-(likelihood(x, output) + rate).mean()),
+    }
 
 
 class GaussianVAE(ImageAutoEncoder):
@@ -22,8 +37,7 @@ class GaussianVAE(ImageAutoEncoder):
 
     def posterior(self, x: Tensor, t: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and sigma of q(z|x) for images x (B,C,H,W), both shaped like the latent."""
-        mean, scale = self.encoded(x).chunk(2, dim=1)
-        return mean, LEAST_SIGMA + softplus(scale)  # smooth, bounded below, and no exponential to overflow
+        return moments(self.encoded(x))
 
     def encode_mean(self, x: Tensor, t: Tensor | None = None) -> Tensor:
         """mu(x), deterministic."""
@@ -46,25 +60,30 @@ class GaussianVAE(ImageAutoEncoder):
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         return (torch.randn(batch, *self.latent_shape, generator=generator),)
 
-    def regulariser(self, mean: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
-        """What is added to -log p(x|z), (B,), in nats: mean, sigma and the draw z of q(z|x), shaped like the latent."""
+    def regulariser(self, mean: Tensor, sigma: Tensor, z: Tensor, *draws: Tensor, **given: Any) -> Tensor:
+        """What is added to -log p(x|z), (B,), in nats: mean, sigma and the draw z of q(z|x), shaped like the latent.
+
+        What counts on the batch as a whole is the same for all its images. `draws` are those after eps.
+        """
         raise NotImplementedError
 
-    def forward(self, x: Tensor, eps: Tensor) -> Tensor:
+    def forward(self, x: Tensor, eps: Tensor, *draws: Tensor, **given: Any) -> Tensor:
         mean, sigma = self.posterior(x)
         z = mean + sigma * eps
-        return (self.nll(x, self.decoded(z)) + self.regulariser(mean, sigma, z)) / x[0].numel()
+        return (self.nll(x, self.decoded(z)) + self.regulariser(mean, sigma, z, *draws, **given)) / x[0].numel()
+
+    def own_numbers(
+        self, mean: Tensor, sigma: Tensor, z: Tensor, generator: torch.Generator, **given: Any
+    ) -> dict[str, Any]:
+        """What validation notes beside error, rate and ELBO, from the posteriors of a part of the held-out images."""
+        return {}
 
     @torch.no_grad()
-    def numbers(self, x: Tensor, generator: torch.Generator) -> dict[str, Any]:
+    def numbers(self, x: Tensor, generator: torch.Generator, **given: Any) -> dict[str, Any]:
         mean, sigma = self.posterior(x)
-        output = self.decoded(mean + sigma * randn(mean.shape, mean, generator))
-        rate, nll = standard_normal_kl(mean, sigma), self.nll(x, output)
-        return {
-            "mse": float((self.nll.image(output) - x).square().mean()),
-            "rate": float(rate.mean()),
-            "elbo": float(-(nll + rate).mean()),
-        }
+        z = mean + sigma * randn(mean.shape, mean, generator)
+        scores = standard_scores(self.nll, x, self.decoded(z), standard_normal_kl(mean, sigma))
+        return scores | self.own_numbers(mean, sigma, z, generator, **given)
 
 
 class VAE(GaussianVAE):
@@ -74,5 +93,5 @@ class VAE(GaussianVAE):
     def __init__(self, backbone: dict[str, Any], likelihood: LikelihoodName = "bernoulli", beta: float = 1.0) -> None:
         super().__init__(backbone, likelihood)
 
-    def regulariser(self, mean: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
+    def regulariser(self, mean: Tensor, sigma: Tensor, z: Tensor, *draws: Tensor, **given: Any) -> Tensor:
         return self.config.beta * standard_normal_kl(mean, sigma)

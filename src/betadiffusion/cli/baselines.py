@@ -5,13 +5,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from betadiffusion.baselines.presets import is_baseline
+from betadiffusion.baselines.presets import PRESETS, is_baseline
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
     from betadiffusion.baselines.base import Baseline
+
+LEVEL = ("prior", "level", "beta")  # options of `sample` for a model with levels
 
 
 def baseline_of(run: Path) -> str | None:
@@ -28,8 +30,11 @@ def sampler(
 ) -> Callable[[int, "torch.Generator"], list["Image.Image"]]:
     """What draws images from a baseline as `options` of `command` ask; ValueError where it cannot, or for others."""
     model = _load(run, name, "sample")
-    _refuse_others(command, options, ("run", "num_images", "seed", "out", *model.sample_options), name)
+    known = ("run", "num_images", "seed", "out", *model.sample_options, *(LEVEL if model.has_levels else ()))
+    _refuse_others(command, options, known, name)
     asked = {option: options[option] for option in model.sample_options if options[option] is not None}
+    if (options["level"], options["beta"]) != (None, None):
+        asked["t"] = _level(model, options["level"], options["beta"])
 
     def draw(count: int, generator: "torch.Generator") -> list["Image.Image"]:
         import torch
@@ -46,7 +51,9 @@ def sampler(
 def reconstruct(command: Callable[..., None], run: Path, name: str, options: Mapping[str, Any], out: Path) -> None:
     """Images beside what a baseline makes of them."""
     model = _load(run, name, "reconstruct")
-    _refuse_others(command, options, ("run", "images", "num_images", "out"), name)
+    known = ("run", "images", "num_images", "out", *(("levels", "betas") if model.has_levels else ()))
+    _refuse_others(command, options, known, name)
+    given = _labels(run, name, options["num_images"], options["images"])
     import torch
 
     from betadiffusion.cli.pictures import images_of, save
@@ -54,8 +61,13 @@ def reconstruct(command: Callable[..., None], run: Path, name: str, options: Map
 
     pixels = torch.from_numpy(images_of(run, options["images"], model.image_shape, options["num_images"]))
     x = (pixels / 127.5 - 1).to(model.device)
+    rows = {"reconstructed": given}
+    if model.has_levels:
+        rows = {f"level {level:g}": {"t": _level(model, level, None)} for level in options["levels"]}
+    if options["betas"]:
+        rows = {f"beta {beta:g}": {"t": _level(model, None, beta)} for beta in options["betas"]}
     with torch.no_grad():
-        save(out, grid({"original": x, "reconstructed": model.reconstruct(x)}))
+        save(out, grid({"original": x} | {row: model.reconstruct(x, **at) for row, at in rows.items()}))
     print(f"{len(x)} images: {out}")
 
 
@@ -71,6 +83,33 @@ def _load(run: Path, name: str, verb: str) -> "Baseline":
     if not hasattr(model, verb):
         raise ValueError(f"{run} is a run of model {name!r}, which cannot {verb}")
     return model
+
+
+def _level(model: "Baseline", level: float | None, beta: float | None) -> "torch.Tensor":
+    """A level, or that of a beta, as () tensor; ValueError for one out of range."""
+    import torch
+
+    from betadiffusion.evaluation.extract import choose_level
+
+    return torch.tensor(choose_level(model, level, beta))
+
+
+def _labels(run: Path, name: str, count: int, images: tuple[str, ...]) -> dict[str, "torch.Tensor"]:
+    """By name the classes of the first held-out images, where a baseline asks for them; ValueError for other images."""
+    if not PRESETS[name].by_class:
+        return {}
+    if images:
+        raise ValueError(f"model {name!r} needs the class of each image, known of held-out ones only: name no files")
+    import torch
+
+    from betadiffusion.baselines.runs import labels_of
+    from betadiffusion.training.models import image_size
+    from betadiffusion.training.runs import load_config, load_split
+
+    config = load_config(run)
+    (_, held_out), _ = labels_of(config, *load_split(config.data, image_size(config), config.seed))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {"labels": torch.from_numpy(held_out[:count]).to(device)}
 
 
 def _refuse_others(command: Callable[..., None], options: Mapping[str, Any], known: tuple[str, ...], name: str) -> None:

@@ -16,7 +16,7 @@ ANY_SIGN = {"logit_mean"}
 MAY_BE_ZERO = {
     "seed", "dropout", "adam_betas", "weight_decay", "warmup_images", "levels", "limit_gb", "values", "l1", "lpips",
     "adversarial", "start_images", "kl_warmup_images", "mask", "noise", "curvature", "logit_mean", "l2", "max_level",
-    "walked",
+    "walked", "alpha",
 }  # fmt: skip
 BELOW = {"dropout": 1, "mask": 1, "adam_betas": 1, "seed": 2**63}
 STAGES = ["vae", "diffusion", "joint", "decoder", "report"]
@@ -98,6 +98,10 @@ def _baseline(config: RunConfig) -> Iterator[str]:
     if preset.whole_batch and config.vae_training.accumulation > 1:
         yield f"model {config.model!r} counts on whole batches: vae_training.accumulation must be 1"
     read = {f"vae.{key}" for key in BACKBONE} | {"model", "stages", "seed", "precision", "cpu", "trackers", "out"}
+    if preset.by_class:
+        read |= {"condition.kind", "condition.classes"}
+        if config.condition.kind != "labels":
+            yield f"model {config.model!r} is conditioned on classes: condition.kind must be 'labels'"
     sections = ("data.", "baseline.", "vae_training.", *(["diffusion_training."] if "prior" in stages else []))
     for key, value in values.items():
         if value != defaults[key] and key not in read | {"resume"} and not key.startswith(sections):

@@ -128,7 +128,7 @@ def load_run(run: Path, device: torch.device) -> Encoder:
         model = load_baseline(run).eval().to(device, memory_format=torch.channels_last)
         if not hasattr(model, "encode_mean"):
             raise ValueError(f"{run} is a run of model {load_config(run).model!r}, which has no encoder to evaluate")
-        return Encoder(run.resolve().name, model, model.image_shape, has_levels=False, device=device)
+        return Encoder(run.resolve().name, model, model.image_shape, has_levels=model.has_levels, device=device)
     vae = load_vae(run).eval().to(device, memory_format=torch.channels_last)
     return Encoder(run.resolve().name, vae, vae.image_shape, device=device)
 

@@ -9,6 +9,17 @@ from betadiffusion.nn.precision import in_float32
 ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "sigmoid": nn.Sigmoid}
 
 
+class ScaleShift(nn.Linear):
+    """h (B,C,H,W) to h * (1 + scale) + shift, channel by channel, both linear in an embedding (B, embedding_dim)."""
+
+    def __init__(self, embedding_dim: int, channels: int) -> None:
+        super().__init__(embedding_dim, 2 * channels)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = super().forward(embedding)[:, :, None, None].chunk(2, dim=1)
+        return h * (1 + scale) + shift
+
+
 class ConvBlock(nn.Module):
     """Convolution that halves (or doubles) the size, GroupNorm scaled and shifted by the level, activation."""
 
@@ -16,12 +27,11 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.conv = conv
         self.norm = nn.GroupNorm(max(1, channels // 16), channels)
-        self.modulation = nn.Linear(embedding_dim, 2 * channels)
+        self.modulation = ScaleShift(embedding_dim, channels)
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
-        return self.activation(self.norm(self.conv(x)) * (1 + scale) + shift)
+        return self.activation(self.modulation(self.norm(self.conv(x)), embedding))
 
 
 class ConvEncoder(nn.Module):

@@ -1,4 +1,4 @@
-"""The adversarial term of an autoencoder, and the discriminator that is trained against it (VQGAN, Esser et al. 2021).
+"""What is trained against a model, and that of an autoencoder: VQGAN's discriminator and term (Esser et al. 2021).
 
 The adaptive weight of a step is that of the step before: its gradients are then complete, over all accumulated parts
 and all processes, and the result does not depend on how a batch is divided.
@@ -13,11 +13,32 @@ from torch.nn.functional import relu
 
 from betadiffusion.nn.discriminator import PatchDiscriminator
 
-ADAM_BETAS = (0.5, 0.9)  # VQGAN's, for its discriminator
 MOST = 1e4  # of the adaptive weight, as in VQGAN
 
 
-class Adversary(nn.Module):
+class Opponent(nn.Module):
+    """A network that is trained against a model, in the same steps, by AdamW without decay.
+
+    Its rate follows the model's schedule and has the model's peak, unless `learning_rate` is another. In a step that it
+    is `active` in, `losses` follows the model's loss of every part of the batch, and `adapt` ends the step.
+    """
+
+    adam_betas = (0.5, 0.9)  # those of VQGAN's discriminator, and of FactorVAE's
+    learning_rate: float | None = None
+    active = True
+
+    def begin(self, images: int) -> None:
+        """Begins the step after so many images."""
+
+    def losses(self, model: nn.Module) -> Tensor:
+        """Loss of each image (B,) of the part that the model has just seen; `model` is self, wrapped as it may be."""
+        raise NotImplementedError
+
+    def adapt(self, reduce: Callable[[Tensor, str], Tensor]) -> None:
+        """Ends a step; reduce(tensor, "sum") is over processes."""
+
+
+class Adversary(Opponent):
     """A patch discriminator, its hinge loss, and the term that it adds to the autoencoder's, from `start` images on.
 
     In a step every part of the batch goes through `term`, then `losses`; `adapt` ends the step. The term's weight is
@@ -66,7 +87,8 @@ class Adversary(nn.Module):
         self.images = None
 
 
-def opponent_optimizer(opponent: Adversary, learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW without decay at the autoencoder's rate, as in VQGAN."""
-    group = {"params": list(opponent.parameters()), "peak": learning_rate, "lr": learning_rate, "weight_decay": 0.0}
-    return torch.optim.AdamW([group], betas=ADAM_BETAS, fused=True)
+def opponent_optimizer(opponent: Opponent, learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW without decay, at the opponent's own rate or else the model's, as in VQGAN."""
+    peak = opponent.learning_rate or learning_rate
+    group = {"params": list(opponent.parameters()), "peak": peak, "lr": peak, "weight_decay": 0.0}
+    return torch.optim.AdamW([group], betas=opponent.adam_betas, fused=True)

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-BaselineName = Literal["ae", "l2_ae", "vae", "beta_vae"]
+BaselineName = Literal[
+    "ae", "l2_ae", "vae", "beta_vae", "annealed_vae", "cvae", "info_vae", "factor_vae", "beta_tcvae", "dip_vae_i",
+    "dip_vae_ii", "multi_rate_vae", "hierarchical_vae",
+]  # fmt: skip
 
 
 @dataclass
@@ -13,10 +16,45 @@ class BaselineConfig:
     Args:
         likelihood: of the decoder: "bernoulli" of pixels in [0, 1], "gaussian" with a standard deviation of one in
             [0, 1] (half the squared error), or "learned", a Gaussian with a learned standard deviation, as in Eq. 4.
-        beta: weight of the KL, both summed.
+        beta: weight of the KL, both summed; of "beta_tcvae" that of the total correlation.
         l2: weight of the squared norm of the code.
+        alpha: of "info_vae", 1 less the weight of the KL; of "beta_tcvae" the weight of the mutual information.
+        gamma: weight of the distance to the capacity ("annealed_vae"), of the total correlation ("factor_vae") or of
+            the dimension-wise KL ("beta_tcvae").
+        capacity: nats that the code is given in the end.
+        capacity_images: images over which its capacity rises to that.
+        label_width: width of the embedding of a class.
+        mmd_lambda: lambda, which with alpha - 1 added weighs the MMD.
+        kernel: of the MMD, "rbf" or "imq" (inverse multiquadratic), both as wide as the prior.
+        discriminator_width: units of a layer of the discriminator of codes.
+        discriminator_depth: its layers before the last.
+        estimator: of the aggregated posterior: minibatch-weighted ("mws") or minibatch-stratified ("mss") sampling.
+        lambda_od: weight of the squared covariances of the code.
+        lambda_d: weight of the squared distances of its variances from 1.
+        beta_min: least beta.
+        beta_max: greatest beta.
+        groups: of latents, at least 3, each but the first over one grid of the decoder, the finest.
+        group_channels: channels of a group over a grid; the first is a vector of vae.latent_channels.
+        kl_warmup_images: images over which the weight of the KL rises from 0 to 1.
     """
 
     likelihood: Literal["bernoulli", "gaussian", "learned"] | None = None
     beta: float | None = None
     l2: float | None = None
+    alpha: float | None = None
+    gamma: float | None = None
+    capacity: float | None = None
+    capacity_images: int | None = None
+    label_width: int | None = None
+    mmd_lambda: float | None = None
+    kernel: Literal["rbf", "imq"] | None = None
+    discriminator_width: int | None = None
+    discriminator_depth: int | None = None
+    estimator: Literal["mws", "mss"] | None = None
+    lambda_od: float | None = None
+    lambda_d: float | None = None
+    beta_min: float | None = None
+    beta_max: float | None = None
+    groups: int | None = None
+    group_channels: int | None = None
+    kl_warmup_images: int | None = None

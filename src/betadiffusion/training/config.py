@@ -278,7 +278,7 @@ class DiffusionConfig:
 
 @dataclass
 class ConditionConfig:
-    """What the denoiser of stage "diffusion" can be asked for: a class, attributes, or a text.
+    """What the denoiser of stage "diffusion" can be asked for: a class, attributes, or a text; baseline "cvae" a class.
 
     Args:
         kind: "labels", "attributes" or "text" of the data, or "none".

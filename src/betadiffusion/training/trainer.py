@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from betadiffusion.training import checkpoint as checkpoints
-from betadiffusion.training.adversary import Adversary, opponent_optimizer
+from betadiffusion.training.adversary import Opponent, opponent_optimizer
 from betadiffusion.training.config import OptimisationConfig
 from betadiffusion.training.errors import Interrupted, TrainingError
 from betadiffusion.training.files import write_json
@@ -37,7 +37,7 @@ class Stage(Protocol):
 
     A stage may have `begin(images)`, called before each step with the number of images seen; `end(reduce)`, called
     before each update with what reduces a tensor over processes, reduce(tensor, "sum"); an `opponent`: a network that
-    is trained against the model, on the same images (`Adversary`); and `networks`: prefixes of the names of parameters
+    is trained against the model, on the same images (`Opponent`); and `networks`: prefixes of the names of parameters
     that together hold them all, each with its rate as a multiple of the configured one. Gradients are clipped network
     by network.
     """
@@ -88,7 +88,7 @@ class Trainer:
         self.model = accelerator.prepare_model(self.plain)
         self.parts: dict[str, Any] = {"model": self.plain, "ema": self.ema, "optimizer": self.optimizer}
         self.optimizers = [self.optimizer]
-        self.opponent: Adversary | None = getattr(stage, "opponent", None)
+        self.opponent: Opponent | None = getattr(stage, "opponent", None)
         if self.opponent is not None:
             self.opponent.to(accelerator.device, memory_format=torch.channels_last)
             self.optimizers.append(opponent_optimizer(self.opponent, config.learning_rate))
