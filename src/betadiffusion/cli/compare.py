@@ -127,8 +127,8 @@ def _rows(models: tuple[str, ...], preset: str | None) -> "list[Row]":
 
     rows = []
     for name, changed in COMPARED.get(preset or "", {}).items():
-        model = changed.get("model", name)
-        rows.append(Row(name, named(model, changed.get("stages")), changed.get("base")))
+        config = named(changed.get("model", name), changed.get("stages"))
+        rows.append(Row(name, with_keys(config, changed.get("set", {})), changed.get("base")))
     for model in models:
         if model.endswith((".yaml", ".yml")):
             config = parse("train", train, ["--config", model])["config"]
@@ -151,9 +151,15 @@ def named(model: str, stages: list[Any] | None = None) -> RunConfig:
 
 def _checked(row: "Row", changes: dict[str, Any], cpu: bool) -> "Row":
     """The row with what is the same for all, checked as `train` would."""
-    config = dataclasses.replace(row.config, cpu=row.config.cpu or cpu)
+    config = with_keys(dataclasses.replace(row.config, cpu=row.config.cpu or cpu), changes)
+    check(config)
+    return dataclasses.replace(row, config=config)
+
+
+def with_keys(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
+    """A copy of a configuration with some values changed, by dotted key."""
+    config = dataclasses.replace(config)
     for key, value in changes.items():
         section, name = key.split(".")
         setattr(config, section, dataclasses.replace(getattr(config, section), **{name: value}))
-    check(config)
-    return dataclasses.replace(row, config=config)
+    return config

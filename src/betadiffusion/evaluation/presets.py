@@ -57,10 +57,15 @@ PUBLISHED: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
 }  # fmt: skip
 
 # What `betadiffusion compare --preset` trains, by the row's name, and what it measures; an option given by the user
-# wins. stages: of ours; base: for directions found on the frozen model of another row, that row's name.
+# wins. stages: of ours; set: further keys; base: for directions found on the frozen model of another row, its name.
 COMPARED: dict[str, dict[str, dict[str, Any]]] = {
     "paper-table1": {"beta_vae": {}, "info_vae": {}, "diffae": {}, "infodiffusion": {}, "multi_beta_vae": {}},
-    "paper-table2": {"beta_vae": {}, "factor_vae": {}, "beta_tcvae": {}, "multi_beta_vae": {"stages": ["vae"]}},
+    "paper-table2": {
+        "beta_vae": {}, "factor_vae": {}, "beta_tcvae": {}, "multi_beta_vae": {"stages": ["vae"]},
+        "multi_beta_vae with sigma of the image": {
+            "model": "multi_beta_vae", "stages": ["vae"], "set": {"vae.sigma_from": "image"},
+        },
+    },
     "paper-table3": {"vq_vae": {}, "ddpm": {}, "latent_diffusion": {}, "multi_beta_vae": {}},
     "paper-table7": {
         "vae": {}, "disco on vae": {"model": "disco", "base": "vae"}, "multi_beta_vae": {"stages": ["vae"]},
