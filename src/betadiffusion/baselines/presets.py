@@ -34,7 +34,7 @@ PRESETS: dict[str, Preset] = {
     "ae": Preset("autoencoder:AutoEncoder", "Hinton and Salakhutdinov 2006", {"likelihood": "bernoulli"}),
     "l2_ae": Preset(
         "autoencoder:AutoEncoder",
-        "Ghosh et al. 2020 (1903.12436): 1e-4 of |z|^2 / 2 beside the mean squared error of a pixel, for 32x32 in colour",
+        "Ghosh et al. 2020 (1903.12436): 1e-4 of |z|^2 / 2 beside the mean squared error, for 32x32 in colour",
         {"likelihood": "gaussian", "l2": 0.15},
     ),
     "vae": Preset("vae:VAE", "Kingma and Welling 2014 (1312.6114)", VAE),
