@@ -1,25 +1,42 @@
 """Small baselines and images for tests."""
 
+import tempfile
+from pathlib import Path
+
 from accelerate import Accelerator
 
 from betadiffusion.baselines.base import Baseline
+from betadiffusion.baselines.presets import PRESETS
 from betadiffusion.baselines.runs import build_baseline
 from betadiffusion.baselines.stage import BaselineStage
 from betadiffusion.training.config import OptimisationConfig, RunConfig
+from betadiffusion.training.files import write_folder
 from stage_cases import fit
 
 SHAPE = (1, 16, 16)
 CLASSES = ("left", "middle", "right")
+TINY = {
+    "codes": 16, "width": 32, "depth": 1, "unet_channels": [8, 16], "steps": 4, "directions": 4,
+}  # fmt: skip
 
 
 def small(model, shape=SHAPE, **hyperparameters) -> Baseline:
     """A baseline of few channels with its paper's hyperparameters, but for those given."""
     config = RunConfig(model=model)
     config.vae.channels, config.vae.latent_channels = [16, 16], 4
-    for key, value in hyperparameters.items():
+    known = PRESETS[model].arguments
+    if "base" in known and "base" not in hyperparameters:
+        hyperparameters["base"] = saved(small("vae", shape), tempfile.mkdtemp())
+    for key, value in ({key: value for key, value in TINY.items() if key in known} | hyperparameters).items():
         assert hasattr(config.baseline, key)
         setattr(config.baseline, key, value)
     return build_baseline(config, shape, CLASSES)
+
+
+def saved(model, folder) -> str:
+    """The folder of a run that has left this baseline."""
+    write_folder(Path(folder) / "baseline" / "model", model.save_pretrained)
+    return str(folder)
 
 
 def trained(model, images, folder, stage="baseline", count=2_000, **options):

@@ -56,3 +56,7 @@ class Baseline(ModelMixin, ConfigMixin):
         `given` by name as to `forward`: the opponent and the labels, where there are any.
         """
         return {}
+
+    def pictures(self, x: Tensor) -> dict[str, Tensor]:
+        """Rows of images (B,C,H,W) that validation draws of a few held-out images x, beside the verbs', by label."""
+        return {}

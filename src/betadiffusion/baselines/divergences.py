@@ -15,16 +15,18 @@ Kernel = Literal["rbf", "imq"]
 Estimator = Literal["mws", "mss"]
 
 
-def mmd(x: Tensor, y: Tensor, kernel: Kernel = "rbf", unbiased: bool = False) -> Tensor:
+def mmd(x: Tensor, y: Tensor, kernel: Kernel = "rbf", unbiased: bool = False, bandwidth: float | None = None) -> Tensor:
     """Squared maximum mean discrepancy of samples x (B, ...) and y (M, ...): ().
 
-    kernel: "rbf", exp(-|x-y|^2 / C), or "imq", C / (C + |x-y|^2) (Tolstikhin et al. 2018), C = 2 D, which is the mean
-    of |x-y|^2 under N(0, I). The biased form (Gretton et al. 2012, Eq. 5) is never negative, and what InfoVAE lowers;
-    the unbiased one (Eq. 3) leaves out pairs of a sample with itself, and needs two of each. ValueError for another
-    kernel.
+    kernel: "rbf", exp(-|x-y|^2 / C), or "imq", C / (C + |x-y|^2) (Tolstikhin et al. 2018), with C = `bandwidth`, or by
+    default 2 D, the mean of |x-y|^2 under N(0, I). The biased form (Gretton et al. 2012, Eq. 5) is never negative, and
+    what InfoVAE lowers; the unbiased one (Eq. 3) leaves out pairs of a sample with itself, and needs two of each.
+    ValueError for another kernel.
     """
     x, y = x.flatten(1).float(), y.flatten(1).float()
-    within_x, within_y, between = (_kernel(a, b, kernel) for a, b in ((x, x), (y, y), (x, y)))
+    within_x, within_y, between = (
+        _kernel(a, b, kernel, bandwidth or 2 * x.shape[1]) for a, b in ((x, x), (y, y), (x, y))
+    )
     if not unbiased:
         return within_x.mean() + within_y.mean() - 2 * between.mean()
 
@@ -34,8 +36,8 @@ def mmd(x: Tensor, y: Tensor, kernel: Kernel = "rbf", unbiased: bool = False) ->
     return pairs(within_x) + pairs(within_y) - 2 * between.mean()
 
 
-def _kernel(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
-    distance, scale = (x[:, None] - y).square().sum(2), 2 * x.shape[1]
+def _kernel(x: Tensor, y: Tensor, kernel: Kernel, scale: float) -> Tensor:
+    distance = (x[:, None] - y).square().sum(2)
     if kernel == "rbf":
         return (-distance / scale).exp()
     if kernel == "imq":

@@ -10,13 +10,18 @@ from typing import Any, get_args
 
 from betadiffusion.training.baseline_config import BaselineConfig, BaselineName
 
+BACKBONE = (  # keys of section `vae` that baselines read
+    "preset", "latent_channels", "channels", "layers_per_block", "attention_resolutions", "activation", "dropout",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Preset:
     """A baseline: module and class in this package, the keys of section `baseline` that it reads, and its stages.
 
     `whole_batch`: its loss counts on a batch as a whole, which therefore cannot be cut in parts. `by_class`: it is
-    conditioned on the class of an image. `fixed`: arguments that cannot be configured.
+    conditioned on the class of an image. `fixed`: arguments that cannot be configured. `reads`: keys of section `vae`
+    that it reads; `backbone`: what it has in place of that section's preset.
     """
 
     place: str
@@ -26,8 +31,13 @@ class Preset:
     whole_batch: bool = False
     by_class: bool = False
     fixed: dict[str, Any] = field(default_factory=dict)
+    reads: tuple[str, ...] = BACKBONE
+    backbone: dict[str, Any] = field(default_factory=dict)
 
 
+TWO_STAGES = ("baseline", "prior")
+DENOISER = {"width": 512, "depth": 4}
+UNET = {"unet_channels": [32, 64, 64], "unet_layers": 1, "unet_attention": []}
 BERNOULLI = {"likelihood": "bernoulli"}
 VAE = BERNOULLI | {"beta": 1.0}
 PRESETS: dict[str, Preset] = {
@@ -96,10 +106,41 @@ PRESETS: dict[str, Preset] = {
         "warm-up over 30 % of training, here of 320,000 images",
         BERNOULLI | {"groups": 3, "group_channels": 4, "kl_warmup_images": 96_000},
     ),
+    "vq_vae": Preset(
+        "vq_vae:VQVAE",
+        "van den Oord et al. 2017 (1711.00937), 512 codes, commitment 0.25; a GPT in place of their PixelCNN",
+        {"likelihood": "learned", "codes": 512, "commitment": 0.25, "width": 128, "depth": 4},
+        TWO_STAGES,
+        backbone={"block": "resnet", "layers_per_block": 1},
+    ),
+    "ddpm": Preset(
+        "ddpm:DDPM", "Ho et al. 2020 (2006.11239), their linear schedule of 1000 steps; a smaller U-Net", UNET, reads=()
+    ),
+    "latent_diffusion": Preset(
+        "latent_diffusion:LatentDiffusion",
+        "Rombach et al. 2022 (2112.10752): KL at 1e-6, both summed, and codes divided by their standard deviation",
+        {"likelihood": "learned", "beta": 1e-6} | DENOISER,
+        TWO_STAGES,
+    ),
+    "diffae": Preset(
+        "diffae:DiffusionAutoencoder",
+        "Preechakul et al. 2022 (2111.15640); a smaller U-Net",
+        UNET | {"steps": 50} | DENOISER,
+        TWO_STAGES,
+    ),
+    "infodiffusion": Preset(
+        "infodiffusion:InfoDiffusion",
+        "Wang et al. 2023 (2306.08757), with MMD 0.1 and no KL as in their code; a smaller U-Net",
+        UNET | {"steps": 50, "code_mmd": 0.1, "code_kl": 0.0},
+        whole_batch=True,
+    ),
+    "disco": Preset(
+        "disco:DisCo",
+        "Ren et al. 2022 (2102.10543) and their code: shifts of 6, hard negatives from 0.95, entropy at 1",
+        {"base": "", "base_level": None, "directions": 32, "shift": 6.0, "threshold": 0.95, "entropy": 1.0},
+        whole_batch=True,
+    ),
 }
-BACKBONE = (  # keys of section `vae` that baselines read
-    "preset", "latent_channels", "channels", "layers_per_block", "attention_resolutions", "activation", "dropout",
-)  # fmt: skip
 
 
 def is_baseline(model: str) -> bool:

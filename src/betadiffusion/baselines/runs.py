@@ -62,7 +62,7 @@ def build_baseline(config: RunConfig, image_shape: tuple[int, int, int], classes
     """
     channels, size, _ = image_shape
     plain = {"layers_per_block": None, "attention_resolutions": [], "activation": "silu", "dropout": 0.0}
-    preset = vae_preset(config.vae.preset, **chosen(config.vae))
+    preset = vae_preset(config.vae.preset, **PRESETS[config.model].backbone | chosen(config.vae))
     backbone = plain | {key: value for key, value in preset.items() if key in (*BACKBONE, "block")}
     backbone |= {"sample_size": size, "in_channels": channels}
     backbone = {
@@ -79,14 +79,17 @@ def load_baseline(run_folder: Path) -> Baseline:
     folder = run_folder / "baseline" / "model"
     if not folder.is_dir():
         raise ValueError(f"{run_folder} has no trained baseline yet: its training has not finished")
-    name = json.loads((folder / "config.json").read_text())["_class_name"]
-    place = next(preset.place for preset in PRESETS.values() if preset.place.endswith(f":{name}"))
-    return _find(place).from_pretrained(folder)
+    return class_named(json.loads((folder / "config.json").read_text())["_class_name"]).from_pretrained(folder)
 
 
 def class_of(model: str) -> type[Baseline]:
     """The class of a baseline by its name in configurations."""
     return _find(PRESETS[model].place)
+
+
+def class_named(name: str) -> type[Baseline]:
+    """A baseline's class by the class's own name."""
+    return _find(next(preset.place for preset in PRESETS.values() if preset.place.endswith(f":{name}")))
 
 
 def _find(place: str) -> type[Baseline]:

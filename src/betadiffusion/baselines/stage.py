@@ -65,8 +65,9 @@ class BaselineStage:
         with torch.no_grad():
             if hasattr(model, "reconstruct"):
                 rows["reconstructed"] = model.reconstruct(shown, generator, **self._labels(1, np.arange(len(shown))))
-            if hasattr(model, "sample"):
+            if hasattr(model, "sample") and getattr(model, "has_prior", True):
                 rows["samples"] = model.sample(PICTURES, generator)
+            rows |= model.pictures(shown)
         save_grid(folder / f"{images:012d}.png", rows)
         return {name: sum(count * part[name] for count, part in parts) / total for name in parts[0][1]}
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from betadiffusion.baselines.presets import BACKBONE, PRESETS, baseline_arguments, is_baseline
+from betadiffusion.baselines.presets import PRESETS, baseline_arguments, is_baseline
 from betadiffusion.models.presets import beta_diffusion_preset, denoiser_preset, vae_preset
 from betadiffusion.training.config import RunConfig, autoencoder, chosen, denoiser_name, diffusion_clash
 
@@ -16,7 +16,7 @@ ANY_SIGN = {"logit_mean"}
 MAY_BE_ZERO = {
     "seed", "dropout", "adam_betas", "weight_decay", "warmup_images", "levels", "limit_gb", "values", "l1", "lpips",
     "adversarial", "start_images", "kl_warmup_images", "mask", "noise", "curvature", "logit_mean", "l2", "max_level",
-    "walked", "alpha",
+    "walked", "alpha", "commitment", "code_mmd", "code_kl", "entropy", "base_level",
 }  # fmt: skip
 BELOW = {"dropout": 1, "mask": 1, "adam_betas": 1, "seed": 2**63}
 STAGES = ["vae", "diffusion", "joint", "decoder", "report"]
@@ -94,10 +94,10 @@ def _baseline(config: RunConfig) -> Iterator[str]:
     if not config.stages or config.stages != [stage for stage in stages if stage in config.stages]:
         yield f"model {config.model!r} has the stages {stages}, in this order, each once, not {config.stages}"
     baseline_arguments(config.model, config.baseline)
-    vae_preset(config.vae.preset, **chosen(config.vae))
+    vae_preset(config.vae.preset, **preset.backbone | chosen(config.vae))
     if preset.whole_batch and config.vae_training.accumulation > 1:
         yield f"model {config.model!r} counts on whole batches: vae_training.accumulation must be 1"
-    read = {f"vae.{key}" for key in BACKBONE} | {"model", "stages", "seed", "precision", "cpu", "trackers", "out"}
+    read = {f"vae.{key}" for key in preset.reads} | {"model", "stages", "seed", "precision", "cpu", "trackers", "out"}
     if preset.by_class:
         read |= {"condition.kind", "condition.classes"}
         if config.condition.kind != "labels":

@@ -90,7 +90,8 @@ class Subject:
         """Whether it can also make new images."""
         if self.run is None:
             return False
-        return (self.run / "pipeline").is_dir() or hasattr(self.encoder.model, "sample")
+        model = self.encoder.model
+        return (self.run / "pipeline").is_dir() or (hasattr(model, "sample") and getattr(model, "has_prior", True))
 
 
 def make_plan(options: Options, pool: Pool, has_scale: bool, can_sample: bool) -> Plan:

@@ -43,7 +43,7 @@ def load_generative(run: Path, device: torch.device) -> Generative | None:
     """What makes new images of a run: its pipeline by its own sampler, or a baseline; None where nothing does."""
     if is_baseline(load_config(run).model):
         model = load_baseline(run).eval().to(device)
-        if not hasattr(model, "sample"):
+        if not (hasattr(model, "sample") and getattr(model, "has_prior", True)):
             return None
 
         @torch.no_grad()

@@ -5,7 +5,8 @@ from typing import Literal
 
 BaselineName = Literal[
     "ae", "l2_ae", "vae", "beta_vae", "annealed_vae", "cvae", "info_vae", "factor_vae", "beta_tcvae", "dip_vae_i",
-    "dip_vae_ii", "multi_rate_vae", "hierarchical_vae",
+    "dip_vae_ii", "multi_rate_vae", "hierarchical_vae", "vq_vae", "ddpm", "latent_diffusion", "diffae",
+    "infodiffusion", "disco",
 ]  # fmt: skip
 
 
@@ -36,6 +37,22 @@ class BaselineConfig:
         groups: of latents, at least 3, each but the first over one grid of the decoder, the finest.
         group_channels: channels of a group over a grid; the first is a vector of vae.latent_channels.
         kl_warmup_images: images over which the weight of the KL rises from 0 to 1.
+        codes: vectors in the codebook of a VQ-VAE.
+        commitment: weight of the distance of codes to the codebook's vectors.
+        width: width of the transformer over codes, or of the denoiser of codes.
+        depth: its blocks.
+        unet_channels: channels of each resolution of the U-Net over pixels, multiples of 8.
+        unet_layers: its residual blocks at each resolution.
+        unet_attention: sides, in pixels, of its resolutions with attention.
+        steps: steps of DDIM from an image to its noise, and of those back, in a reconstruction.
+        code_mmd: InfoDiffusion's weight of the MMD of codes and prior, beside the mean squared error of the noise.
+        code_kl: InfoDiffusion's weight of the KL of code and prior, likewise.
+        base: for DisCo, the folder of the run in whose codes directions are sought.
+        base_level: level of these codes, where the run's model has levels; 0.5 where nothing is said.
+        directions: how many are sought.
+        shift: standard deviation of the moves along them, in standard deviations of the codes.
+        threshold: similarity from which a negative is taken for a positive.
+        entropy: weight of the entropy that asks for one dimension to a direction.
     """
 
     likelihood: Literal["bernoulli", "gaussian", "learned"] | None = None
@@ -58,3 +75,19 @@ class BaselineConfig:
     groups: int | None = None
     group_channels: int | None = None
     kl_warmup_images: int | None = None
+    codes: int | None = None
+    commitment: float | None = None
+    width: int | None = None
+    depth: int | None = None
+    unet_channels: list[int] | None = None
+    unet_layers: int | None = None
+    unet_attention: list[int] | None = None
+    steps: int | None = None
+    code_mmd: float | None = None
+    code_kl: float | None = None
+    base: str | None = None
+    base_level: float | None = None
+    directions: int | None = None
+    shift: float | None = None
+    threshold: float | None = None
+    entropy: float | None = None

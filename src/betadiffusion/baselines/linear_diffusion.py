@@ -1,0 +1,100 @@
+"""The linear diffusion that several baselines share: noise is predicted (Ho et al. 2020), and taken off by DDIM.
+
+A network here is called with z (B,C,H,W), times t (B,) in [0, 1) and what it is conditioned on. It gives the noise, or
+with `prediction` "v_prediction" sqrt(a_t) eps - sqrt(1 - a_t) z (Salimans and Ho 2022), whose errors stay small in what
+is sampled, where for noise alone they are divided by sqrt(a_t).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from diffusers import DDIMInverseScheduler, DDIMScheduler
+from torch import Tensor
+
+from betadiffusion.gaussian import Generators, randn, sum_over_sample
+from betadiffusion.nn.condition import Embedded
+from betadiffusion.nn.unet import LevelUNet
+
+Network = Callable[..., Tensor]
+Prediction = Literal["epsilon", "v_prediction"]
+TIMES = 1000  # steps of the noising; Ho et al.'s linear schedule of its variances, 1e-4 to 0.02, is diffusers' default
+SAMPLE_STEPS = 20  # of DDIM, where nothing else is asked for
+
+
+def make_unet(
+    backbone: dict[str, Any], channels: Sequence[int], layers: int, attention: Sequence[int], conditioned: bool = False
+) -> LevelUNet:
+    """A U-Net that predicts the noise in images, told a vector beside the time where it is `conditioned`."""
+    return LevelUNet(
+        sample_size=backbone["sample_size"], latent_channels=backbone["in_channels"], channels=channels,
+        layers_per_block=layers, attention_resolutions=attention, outputs=1,
+        condition_by="adaln" if conditioned else None,
+    )  # fmt: skip
+
+
+def noise_draws(batch: int, shape: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Times (batch,), int64, and noise (batch, *shape) of a training step."""
+    return torch.randint(TIMES, (batch,), generator=generator), torch.randn(batch, *shape, generator=generator)
+
+
+def noise_errors(
+    network: Network,
+    z: Tensor,
+    time: Tensor,
+    eps: Tensor,
+    condition: Embedded | None = None,
+    prediction: Prediction = "epsilon",
+) -> Tensor:
+    """|eps_hat - eps|^2, or that of v, per value of z (B,C,H,W), for times (B,) and noise like z: (B,)."""
+    scheduler = DDIMScheduler(TIMES)
+    target = eps if prediction == "epsilon" else scheduler.get_velocity(z, eps, time)
+    # |eps - eps_theta(sqrt(a_t) z + sqrt(1 - a_t) eps, t)|^2                             (Ho et al. 2020, Eq. 14)
+    error = network(scheduler.add_noise(z, eps, time), time / TIMES, condition=condition).float() - target
+    return sum_over_sample(error.square()) / z[0].numel()
+
+
+def denoise(
+    network: Network,
+    z: Tensor,
+    steps: int,
+    eta: float = 0.0,
+    generator: Generators | None = None,
+    condition: Embedded | None = None,
+    clip: bool = False,
+    prediction: Prediction = "epsilon",
+) -> Tensor:
+    """What DDIM makes of noise z in so many steps; with eta > 0 fresh noise is drawn, from a generator for each sample.
+
+    clip: what is predicted is clipped to [-1, 1] in every step, for images. Raises ValueError unless 1 <= steps <= 1000
+    and 0 <= eta <= 1.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must be from 0 to 1 here, not {eta:g}")
+    scheduler = DDIMScheduler(TIMES, clip_sample=clip, prediction_type=prediction)
+    scheduler.set_timesteps(checked_steps(steps), device=z.device)
+    for time in scheduler.timesteps:
+        predicted = _predict(network, z, time, condition)
+        fresh = randn(z.shape, z, generator) if eta > 0 else None
+        z = scheduler.step(predicted, time, z, eta, variance_noise=fresh, return_dict=False)[0]
+    return z
+
+
+def to_noise(network: Network, z: Tensor, steps: int, condition: Embedded | None = None) -> Tensor:
+    """The noise from which `denoise` makes z, with as many steps: the more, the more exactly (Song et al. 2021)."""
+    scheduler = DDIMInverseScheduler(TIMES, clip_sample=False)
+    scheduler.set_timesteps(checked_steps(steps), device=z.device)
+    for time in scheduler.timesteps:
+        z = scheduler.step(_predict(network, z, time, condition), time, z, return_dict=False)[0]
+    return z
+
+
+def _predict(network: Network, z: Tensor, time: Tensor, condition: Embedded | None) -> Tensor:
+    return network(z, (time / TIMES).expand(len(z)), condition=condition).float()
+
+
+def checked_steps(steps: int) -> int:
+    """The steps, or ValueError where DDIM cannot take so many."""
+    if not 1 <= steps <= TIMES:
+        raise ValueError(f"a linear diffusion of {TIMES} times can be sampled in 1 to {TIMES} steps, not {steps}")
+    return steps
