@@ -5,9 +5,11 @@ import json
 
 import pytest
 
+from betadiffusion.cli.compare import checked, rows_of
 from betadiffusion.cli.main import main
 from betadiffusion.evaluation import compare, compare_table
 from betadiffusion.evaluation.compare import Budget, Row, folder_of, read_plan, run_task, tasks, write_plan
+from betadiffusion.evaluation.presets import COMPARE_PRESETS, COMPARED
 from betadiffusion.training.config import RunConfig
 
 OPTIONS = {
@@ -112,3 +114,26 @@ def test_processes_of_their_own(tmp_path, capsys):
     assert main(["compare", *arguments]) == 0
     assert "comparison:" in capsys.readouterr().out
     assert (tmp_path / "compare.html").is_file()
+
+
+@pytest.mark.parametrize("preset", COMPARED)
+def test_the_protocols_of_the_paper_can_be_planned(preset, tmp_path):
+    rows = [checked(row, {"data.source": "shapes", "data.size": 32}, cpu=True) for row in rows_of((), preset)]
+    count = write_plan(rows, (0, 1, 2), Budget(images=1_000), OPTIONS | COMPARE_PRESETS[preset], tmp_path)
+    plan = read_plan(tmp_path)
+    assert count == 3 * sum(row.base is None for row in rows)
+    assert sum(map(len, tasks(plan))) == 3 * len(rows)
+    for run in plan["runs"]:
+        config = compare.as_config(run["config"])
+        if run["base"]:
+            assert config.baseline.base == str(folder_of(tmp_path, run["base"], run["seed"]))
+
+
+def test_directions_are_found_on_the_frozen_model_of_their_row(tmp_path):
+    base = Row("vae", config("vae", ["baseline"]))
+    found = Row("disco on vae", config("disco", ["baseline"]), base="vae")
+    found.config.baseline.directions = 4
+    write_plan([base, found], (0,), Budget(images=200), OPTIONS | {"metrics": ["mig"]}, tmp_path)
+    run_task(tmp_path, 0, progress=False)
+    names = [row["name"] for row in compare_table.write_tables(tmp_path)[0]["rows"]]
+    assert names == ["vae", "disco on vae"]

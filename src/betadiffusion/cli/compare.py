@@ -106,7 +106,7 @@ def compare(
                    "vae.latent_channels": latent_channels}  # fmt: skip
         changes = {key: value for key, value in changes.items() if value is not None}
         changes |= {"data.limit": limit} if "limit" in given or not _files(models) else {}
-        rows = [_checked(row, changes, cpu) for row in _rows(models, preset)]
+        rows = [checked(row, changes, cpu) for row in rows_of(models, preset)]
         write_plan(rows, seeds, Budget(images, minutes), options | {"preset": preset, "cpu": cpu}, out)
     elif given - {"models", "out", "jobs"}:
         raise ValueError("name the models to compare, or a --preset; --out alone, with --jobs, goes on with a plan")
@@ -120,7 +120,7 @@ def _files(models: tuple[str, ...]) -> bool:
     return any(model.endswith((".yaml", ".yml")) for model in models)
 
 
-def _rows(models: tuple[str, ...], preset: str | None) -> "list[Row]":
+def rows_of(models: tuple[str, ...], preset: str | None) -> "list[Row]":
     """What to compare, in the order given; ValueError for a model that is unknown or there twice."""
     from betadiffusion.cli.commands import train
     from betadiffusion.evaluation.compare import Row
@@ -149,7 +149,7 @@ def named(model: str, stages: list[Any] | None = None) -> RunConfig:
     return RunConfig(model=model, stages=stages or OURS.get(model) or list(PRESETS[model].stages))
 
 
-def _checked(row: "Row", changes: dict[str, Any], cpu: bool) -> "Row":
+def checked(row: "Row", changes: dict[str, Any], cpu: bool) -> "Row":
     """The row with what is the same for all, checked as `train` would."""
     config = with_keys(dataclasses.replace(row.config, cpu=row.config.cpu or cpu), changes)
     check(config)
