@@ -25,7 +25,7 @@ from betadiffusion.training.errors import Interrupted, TrainingError
 
 CONFIGS = sorted(Path(__file__).parents[1].joinpath("configs").glob("*.yaml"))
 WALKING = "--steps, --method, --variable, --eta, --churn, --clock"
-HEAVY = {"torch", "diffusers", "matplotlib", "accelerate", "sklearn", "scipy", "numpy"}
+HEAVY = {"torch", "diffusers", "matplotlib", "accelerate", "sklearn", "scipy", "numpy", "gradio"}
 
 
 @pytest.fixture(autouse=True)
@@ -648,7 +648,8 @@ def test_data_names_the_skipped_files(call, tmp_path):
 
 
 def test_a_sheet_is_as_square_as_it_can_be():
-    from betadiffusion.cli.pictures import as_pictures, sheet
+    from betadiffusion.cli.pictures import as_pictures
+    from betadiffusion.training.pictures import sheet
 
     pixels = np.zeros((7, 1, 64, 64), np.uint8)
     assert sheet(as_pictures(pixels)).size == (3 * 66 - 2, 3 * 66 - 2)

@@ -217,7 +217,6 @@ def interpolate(
         raise ValueError(f"--frames must be at least 2, not {frames}")
     if bad := [each for each in level if not 0 <= each <= 1]:
         raise ValueError(f"--level must be from 0 to 1, not {bad[0]}")
-    chosen = _ranges(dims)
     out = out or run / "interpolation.png"
     if out.suffix not in (".png", ".gif", ".mp4"):
         raise ValueError(f"--out must be a .png, .gif or .mp4, not {out}")
@@ -228,8 +227,10 @@ def interpolate(
     pipeline = load_pipeline(run, needs_denoiser=show != "alone")
     import torch
 
+    from betadiffusion.pipelines.interpolation import numbers
     from betadiffusion.training.pictures import grid
 
+    chosen = numbers(dims)
     x = torch.from_numpy(pictures.images_of(run, images, pipeline.vae.image_shape, 1 if images else 2))
     if len(x) != 2:
         raise ValueError(f"interpolate needs two images, not {len(x)}")
@@ -296,17 +297,6 @@ def _edit_rows(
 
 def _edit_columns(strengths: Sequence[float]) -> list[str]:
     return ["original", *(f"{strength:+g} sd" if strength else "0" for strength in strengths)]
-
-
-def _ranges(words: Sequence[str]) -> list[int] | None:
-    """Numbers and ranges such as "0-15" as numbers; None for no words."""
-    numbers: list[int] = []
-    for word in words:
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
-        if not match or (match[2] and int(match[2]) < int(match[1])):
-            raise ValueError(f"--dims must be numbers or ranges such as 0-15, not {word!r}")
-        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return numbers or None
 
 
 def _table(found: "Sequence[Direction]") -> str:

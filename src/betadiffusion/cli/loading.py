@@ -24,7 +24,7 @@ def require_pipeline(run: Path) -> None:
 
 
 def load_pipeline(run: Path, needs_denoiser: bool = True) -> "BetaDiffusionPipeline":
-    """The pipeline of a run, on the GPU where there is one, or what stage "vae" alone has left of it.
+    """The pipeline of a run, from safetensors and JSON alone, on the GPU where there is one, or what stage "vae" left.
 
     ValueError where the folder is not a run's, or where what is needed has not been trained yet.
     """
@@ -38,7 +38,10 @@ def load_pipeline(run: Path, needs_denoiser: bool = True) -> "BetaDiffusionPipel
 
     logging.disable_progress_bar()
     if (run / "pipeline").is_dir():
-        pipeline = BetaDiffusionPipeline.from_pretrained(run / "pipeline")
+        try:
+            pipeline = BetaDiffusionPipeline.from_pretrained(run / "pipeline", use_safetensors=True)
+        except OSError as error:
+            raise ValueError(f"{run}/pipeline cannot be read ({error})") from error
     else:
         pipeline = BetaDiffusionPipeline(load_vae(run).eval())
     pipeline.set_progress_bar_config(disable=None, unit=" steps", leave=False)

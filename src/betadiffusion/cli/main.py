@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from betadiffusion import __version__
-from betadiffusion.cli import commands, compare, editing, features, parsing
+from betadiffusion.cli import commands, compare, editing, explorer, features, parsing
 from betadiffusion.training.errors import Interrupted, TrainingError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -27,6 +27,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "features": features.features,
     "report": commands.report,
     "data": commands.data,
+    "app": explorer.app,
 }
 
 

@@ -1,6 +1,5 @@
 """Image files in and out: read as in training, written whole or not at all."""
 
-import math
 import os
 import shutil
 import subprocess
@@ -14,9 +13,7 @@ from PIL import Image
 from betadiffusion.data import load
 from betadiffusion.data.decode import EXTENSIONS, decode
 
-GAP = 2
 FRAME_RATE = 8  # of animations, per second
-LEAST_SIDE = 64  # smaller images are enlarged to at least this on a sheet, by whole pixels
 
 
 def read_images(sources: Iterable[str], shape: tuple[int, int, int], most: int) -> np.ndarray:
@@ -55,20 +52,6 @@ def as_pictures(pixels: np.ndarray) -> list[Image.Image]:
     return [Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)) for image in pixels]
 
 
-def sheet(images: Sequence[Image.Image]) -> Image.Image:
-    """Images of one size on one sheet, row by row, as nearly square as they make it."""
-    columns = math.ceil(math.sqrt(len(images)))
-    zoom = math.ceil(LEAST_SIDE / images[0].width)
-    width, height = (zoom * side for side in images[0].size)
-    rows = math.ceil(len(images) / columns)
-    canvas = Image.new(images[0].mode, (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
-    for i, image in enumerate(images):
-        row, column = divmod(i, columns)
-        large = image.resize((width, height), Image.Resampling.NEAREST)
-        canvas.paste(large, (column * (width + GAP), row * (height + GAP)))
-    return canvas
-
-
 def save(path: Path, image: Image.Image) -> None:
     """Writes a PNG; ValueError where it cannot."""
     with _whole(path) as partial:
@@ -76,7 +59,9 @@ def save(path: Path, image: Image.Image) -> None:
 
 
 def save_sheet(path: Path, images: Sequence[Image.Image]) -> None:
-    """Writes `sheet(images)` as a PNG; ValueError where it cannot."""
+    """Writes `training.pictures.sheet(images)` as a PNG; ValueError where it cannot."""
+    from betadiffusion.training.pictures import sheet
+
     save(path, sheet(images))
 
 

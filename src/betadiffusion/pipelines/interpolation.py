@@ -1,6 +1,7 @@
 """Codes between two codes (Algorithm 5)."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -55,3 +56,14 @@ def dimensions(dims: Sequence[int] | Tensor | None, shape: tuple[int, ...]) -> T
     if not mask.any():
         raise ValueError("dims must name at least one dimension")
     return mask
+
+
+def numbers(words: Sequence[str]) -> list[int] | None:
+    """Numbers and ranges such as "0-15" as numbers, None for no words; ValueError for other words."""
+    found: list[int] = []
+    for word in words:
+        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", word)
+        if not match or (match[2] and int(match[2]) < int(match[1])):
+            raise ValueError(f"dims must be numbers or ranges such as 0-15, not {word!r}")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return found or None

@@ -1,5 +1,6 @@
-"""Labelled picture grids."""
+"""Sheets of images, and labelled grids of them."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,20 @@ LEAST_SIDE = 64  # smaller images are enlarged to at least this, by whole pixels
 LABEL = 124
 GAP = 2
 FONT = 13
+
+
+def sheet(images: Sequence[Image.Image]) -> Image.Image:
+    """Images of one size on one sheet, row by row, as nearly square as they make it."""
+    columns = math.ceil(math.sqrt(len(images)))
+    zoom = math.ceil(LEAST_SIDE / images[0].width)
+    width, height = (zoom * side for side in images[0].size)
+    rows = math.ceil(len(images) / columns)
+    canvas = Image.new(images[0].mode, (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
+    for i, image in enumerate(images):
+        row, column = divmod(i, columns)
+        large = image.resize((width, height), Image.Resampling.NEAREST)
+        canvas.paste(large, (column * (width + GAP), row * (height + GAP)))
+    return canvas
 
 
 def grid(rows: Mapping[str, Tensor], columns: Sequence[str] = ()) -> Image.Image:

@@ -1,0 +1,435 @@
+"""The explorer driven in a real headless Chromium, as a person would, and asked for what it must refuse."""
+
+import io
+import json
+import shlex
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from app_cases import SIZE, make_run, pictures, pixels, serving
+from betadiffusion.app.runs import Run
+from betadiffusion.cli.loading import load_pipeline
+from betadiffusion.cli.main import main
+from betadiffusion.data.decode import decode
+
+sync = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+httpx = pytest.importorskip("httpx")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("app")
+    return make_run(folder / "one"), make_run(folder / "two", steps=30, seed=1)
+
+
+@pytest.fixture(scope="module")
+def run(runs):
+    return Run(runs[0], load_pipeline(runs[0]))
+
+
+@pytest.fixture(scope="module")
+def address(runs):
+    with serving(*runs) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium, address):
+    """Opens the page with a query; at the end, nothing may have gone wrong in it or to another host."""
+    wrong, contexts = [], []
+
+    def open_(query="", **options):
+        context = chromium.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("response", lambda response: wrong.append(response.url) if response.status >= 400 else None)
+        page.on("request", lambda request: None if local(request.url, address) else wrong.append(request.url))
+        page.goto(address + query)
+        return page
+
+    yield open_
+    for context in contexts:
+        for page in context.pages:
+            page.wait_for_timeout(200)
+    problems = list(wrong)
+    for context in contexts:
+        context.close()
+    assert not problems
+
+
+def local(url, address):
+    return url.startswith((address, "data:", "blob:"))
+
+
+def shown(page, place, count=1):
+    """The pictures in a place, once there are so many."""
+    page.locator(f"#{place} img").nth(count - 1).wait_for()
+    return [pixels(image.get_attribute("src")) for image in page.locator(f"#{place} img").all()]
+
+
+def result(page, place):
+    """The picture in a place, once its walk has ended: it can be saved then."""
+    page.locator(f"#{place} a[download]").wait_for()
+    return shown(page, place)[-1]
+
+
+def changes(page, place, act):
+    """Does something, and waits until a place shows something else, walked to its end."""
+    before = page.locator(f"#{place} img").last.get_attribute("src")
+    act()
+    page.wait_for_function(
+        f"before => {{ const found = document.querySelectorAll('#{place} img'); const image = found[found.length - 1];"
+        f" return image && image.src !== before && document.querySelector('#{place} a[download]') }}",
+        arg=before,
+    )
+    return shown(page, place)[-1]
+
+
+def set_slider(page, place, value):
+    """Types a value into a slider's number."""
+    number = page.locator(f"#{place} input[type=number]")
+    number.fill(str(value))
+    number.press("Enter")
+
+
+# In the browser
+
+
+@needs_chromium
+def test_the_dial_shows_what_the_pipeline_makes(run, open_page):
+    page = open_page("?image=3&level=0.3")
+    original, kept = shown(page, "kept", 2)
+    x = run.fit(run.held_out[3])
+    assert np.array_equal(original, run.held_out[3][0])
+    seed = torch.Generator().manual_seed(0)
+    assert np.array_equal(kept, np.asarray(run.pipeline.reconstruct(x, 0.3, seed).images[0]))
+    walked = run.pipeline.denoise(x, 0.3, generator=torch.Generator().manual_seed(0)).images[0]
+    assert np.array_equal(result(page, "walked"), np.asarray(walked))
+    assert "nats" in page.locator("#kept").inner_text()
+    assert "error" in page.locator("#walked").inner_text()
+
+
+@needs_chromium
+def test_the_slider_turns_what_is_kept_into_nothing(open_page):
+    page = open_page("?image=2&level=0.5")
+    result(page, "walked")
+    kept, points, errors = {}, set(), {}
+    for level in (0, 1):
+        changes(page, "walked", lambda level=level: set_slider(page, "level", level))
+        original, kept[level] = shown(page, "kept", 2)
+        points.add(page.locator("#chart circle.point").get_attribute("cx"))
+        errors[level] = np.square(kept[level] / 255.0 - original / 255.0).mean()
+    assert errors[0] < 0.2 * errors[1]  # level 0 is close to the original
+    assert len(points) == 2
+    assert "level=1" in page.url
+
+
+@needs_chromium
+def test_keys_move_the_level_and_the_address_brings_it_back(open_page):
+    page = open_page("?image=2&level=0.4&seed=3&steps=2")
+    first = result(page, "walked")
+    slider = page.locator("#level input[type=range]")
+    slider.focus()
+    moved = changes(page, "walked", lambda: slider.press("ArrowRight"))
+    assert not np.array_equal(first, moved)
+    page.wait_for_url(lambda url: "level=0.41" in url)
+    again = open_page("?" + page.url.partition("?")[2])
+    assert np.array_equal(result(again, "walked"), moved)
+    assert again.locator("#level input[type=number]").input_value() == "0.41"
+    another = again.locator("#image input").nth(3)
+    another.focus()
+    changes(again, "walked", lambda: another.press("Space"))
+    again.wait_for_url(lambda url: "image=3" in url)
+
+
+@needs_chromium
+def test_only_the_last_of_many_levels_is_walked_to_its_end(run, open_page):
+    page = open_page("?steps=150&level=0.9")
+    page.locator("#walked img").wait_for()
+    slider = page.locator("#level input[type=range]")
+    slider.focus()
+    for _ in range(20):
+        slider.press("ArrowLeft")
+    page.wait_for_url(lambda url: "level=0.7&" in url)
+    page.wait_for_timeout(500)
+    expected = run.pipeline.denoise(run.fit(run.held_out[0]), 0.7, 150, generator=torch.Generator().manual_seed(0))
+    assert np.array_equal(result(page, "walked"), np.asarray(expected.images[0]))
+
+
+@needs_chromium
+def test_a_dropped_image_is_read_as_in_training(open_page, tmp_path):
+    Image.effect_noise((50, 40), 90).save(tmp_path / "noise.png")
+    page = open_page()
+    result(page, "walked")
+    changes(page, "walked", lambda: page.set_input_files("#image-upload input[type=file]", tmp_path / "noise.png"))
+    assert np.array_equal(shown(page, "kept", 2)[0], decode((tmp_path / "noise.png").read_bytes(), SIZE, 1)[0])
+    changes(page, "walked", lambda: page.locator("#image label").nth(1).click())
+    (tmp_path / "broken.png").write_bytes((tmp_path / "noise.png").read_bytes()[:300])
+    page.set_input_files("#image-upload input[type=file]", tmp_path / "broken.png")
+    page.get_by_text("this image is broken").first.wait_for()
+    changes(page, "walked", lambda: set_slider(page, "level", 0.1))
+
+
+@needs_chromium
+def test_edits_move_the_image_and_are_reset_and_saved(run, open_page):
+    page = open_page("?tab=edit&image=1")
+    unmoved = result(page, "edit-walked")
+    slider = page.get_by_role("spinbutton", name="pca-1")
+
+    def move():
+        slider.fill("3")
+        slider.press("Enter")
+
+    moved = changes(page, "edit-walked", move)
+    along = next(direction for direction in run.directions[0.2] if direction.name == "pca-1")
+    expected = run.pipeline.edit(run.fit(run.held_out[1]), along.vector, 3.0, 0.2)
+    assert np.array_equal(moved, np.asarray(expected.images[0]))
+    with page.expect_download() as saved:
+        page.locator("#edit-walked a[download]").click()
+    assert np.array_equal(np.asarray(Image.open(saved.value.path())), moved)
+    assert "pca-1%400.2=3" in page.url
+    assert np.array_equal(changes(page, "edit-walked", lambda: page.locator("#reset").click()), unmoved)
+
+
+@needs_chromium
+def test_a_strip_leads_from_one_image_to_the_other(run, open_page):
+    page = open_page("?tab=interpolate&image=0&other=4&frames=3&strip-level=0.1")
+    strip = result(page, "strip-walked")
+    assert strip.shape == (SIZE, 3 * SIZE)
+    ends = [run.fit(run.held_out[i]) for i in (0, 4)]
+    expected = run.pipeline.interpolate(*ends, [0.0, 0.5, 1.0], 0.1).images
+    assert np.array_equal(strip, np.concatenate([np.asarray(image) for image in expected], 1))
+    dims = page.locator("#dims textarea")
+
+    def name(text):
+        dims.fill(text)
+        dims.press("Enter")
+
+    one = changes(page, "strip-walked", lambda: name("0-1"))
+    assert np.array_equal(one[:, :SIZE], strip[:, :SIZE])  # the first image stays
+    assert not np.array_equal(one[:, SIZE:], strip[:, SIZE:])
+    name("0-99")
+    page.get_by_text("dims must be from 0 to 3").first.wait_for()
+
+
+@needs_chromium
+def test_new_images_are_those_of_the_command_line(open_page, tmp_path, monkeypatch):
+    page = open_page("?tab=generate&count=4&evaluations=6&method=heun&seed=2")
+    first = result(page, "samples")
+    command = page.locator("#command textarea").input_value()
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(command)[1:]) == 0
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "samples.png")), first)
+    with page.expect_download() as saved:
+        page.locator("#samples a[download]").click()
+    assert np.array_equal(np.asarray(Image.open(saved.value.path())), first)
+
+    def ask(seed, name=None):
+        page.locator("#walk button").first.click() if not page.locator("#seed input").is_visible() else None
+        page.locator("#seed input").fill(str(seed))
+        page.locator("#seed input").press("Tab")
+        if name:
+            page.locator("#class input").click()
+            page.get_by_role("option", name=name).click()
+        return changes(page, "samples", lambda: page.locator("#generate").click())
+
+    other = ask(3)
+    assert not np.array_equal(first, other)
+    assert np.array_equal(first, ask(2))  # the same seed the same pictures
+    heart = ask(3, "heart")
+    assert not np.array_equal(other, heart)
+    assert "--class=heart" in page.locator("#command textarea").input_value()
+
+
+@needs_chromium
+def test_two_runs_are_compared_on_one_image(runs, run, open_page):
+    page = open_page("?tab=compare&image=5&compare-level=0.2")
+    left, right = result(page, "left-walked"), result(page, "right-walked")
+    other = Run(runs[1], load_pipeline(runs[1]))
+    for each, picture in ((run, left), (other, right)):
+        expected = each.pipeline.denoise(each.fit(run.held_out[5]), 0.2)
+        assert np.array_equal(picture, np.asarray(expected.images[0]))
+    assert page.locator("#compare-chart polyline").count() == 2
+
+
+@needs_chromium
+@pytest.mark.parametrize("tab", ["dial", "edit", "interpolate", "generate", "compare"])
+def test_a_phone_need_not_scroll_sideways(open_page, tab):
+    page = open_page(f"?tab={tab}", viewport={"width": 390, "height": 844})
+    place = {"dial": "walked", "edit": "edit-walked", "interpolate": "strip-walked", "generate": "samples"}
+    result(page, place.get(tab, "right-walked"))
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+
+
+@needs_chromium
+def test_it_is_dark_where_the_system_is(open_page):
+    light, dark = (open_page(color_scheme=scheme) for scheme in ("light", "dark"))
+    for page in (light, dark):
+        page.locator("#walked img").wait_for()
+    colours = [page.evaluate("getComputedStyle(document.body).backgroundColor") for page in (light, dark)]
+    assert colours[0] != colours[1]
+
+
+@needs_chromium
+def test_what_the_address_cannot_mean_is_said_and_left_out(open_page):
+    page = open_page("?tab=nowhere&level=7&image=99&steps=many&method=magic")
+    result(page, "walked")
+    page.get_by_text("level in the address is not used").first.wait_for()
+    assert page.locator("#level input[type=number]").input_value() == "0.6"
+
+
+# Without the browser
+
+
+class Client:
+    """Asks the server as a program would."""
+
+    def __init__(self, address):
+        self.http = httpx.Client(base_url=address, timeout=30)
+        self.functions = {each["api_name"]: each["id"] for each in self.http.get("config").json()["dependencies"]}
+
+    def upload(self, data, name="a.png"):
+        return self.http.post("gradio_api/upload", files={"files": (name, data)})
+
+    def ask(self, name, data, session="s"):
+        """The last message on a request, or the response that refuses it."""
+        body = {"data": data, "fn_index": self.functions[name], "session_hash": session}
+        joined = self.http.post("gradio_api/queue/join", json=body)
+        if joined.status_code != 200:
+            return joined.json()
+        with self.http.stream("GET", "gradio_api/queue/data", params={"session_hash": session}) as stream:
+            for line in stream.iter_lines():
+                if line.startswith("data:"):
+                    message = json.loads(line[5:])
+                    if message["msg"] == "process_completed":
+                        return message
+        return None
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    return Client(address)
+
+
+def file_data(path, **more):
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}, **more}
+
+
+def png(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_each_session_has_its_own_image(client):
+    grey = {name: Image.new("L", (SIZE, SIZE), value) for name, value in (("a", 20), ("b", 220))}
+    for name, image in grey.items():
+        (path,) = client.upload(png(image)).json()
+        assert client.ask("image-upload", [file_data(path)], name)["success"]
+    for name, image in grey.items():
+        answer = client.ask("dial", [20, 0, None, None, 0.2], name)
+        assert np.array_equal(pictures(answer["output"]["data"][0])[0], np.asarray(image))
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("dial", [20, 0, None, 0, 1.5]),
+        ("dial", [20, 0, None, 99, 0.5]),
+        ("dial", [10**9, 0, None, 0, 0.5]),
+        ("dial", [20, -1, None, 0, 0.5]),
+        ("dial", [20, 0, None, 0, "deep"]),
+        ("dial", []),
+        ("dial", [20, 0, None, "../../etc/passwd", 0.5]),
+        ("dial-walked", [20, 0, None, None, 0.5]),
+        ("interpolate", [20, 0, None, 0, None, 1, 0.5, 10**6, ""]),
+        ("interpolate", [20, 0, None, 0, None, 1, 0.5, 3, "0-999999999999"]),
+        ("generate", [0, 10**6, 20, "multistep", 0, "", 1]),
+        ("generate", [0, 4, 20, "magic", 0, "", 1]),
+        ("generate", [0, 4, 20, "multistep", 0, "", 3]),
+        ("generate", [0, 4, 20, "multistep", -1, "", 1]),
+        ("image-upload", [file_data("/etc/passwd")]),
+        ("image-upload", [file_data("../../../../etc/passwd")]),
+        ("image-upload", ["/etc/passwd"]),
+        ("image-upload", [{"path": None}]),
+    ],
+)
+def test_a_bad_request_is_an_error_and_the_next_is_answered(client, name, data):
+    answer = client.ask(name, data, "bad")
+    assert not answer.get("success"), answer
+    assert "root:" not in json.dumps(answer)
+    assert client.ask("dial", [20, 0, None, 0, 0.5], "good")["success"]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/a.png", "https://example.org/a.png", "file:///etc/passwd"])
+def test_an_address_is_not_fetched(client, url):
+    answer = client.ask("image-upload", [file_data(url, url=url)], "bad")
+    assert not answer["success"]
+    if url.startswith("http"):
+        assert answer["output"]["error"] == "an image is read from a file, not from an address"
+
+
+@pytest.mark.parametrize("name", ["../../escaped.png", "/tmp/escaped.png", "a/../../escaped.png", "..%2fescaped.png"])
+def test_an_uploads_name_leads_nowhere(client, name):
+    response = client.upload(png(Image.new("L", (4, 4))), name)
+    if response.status_code == 200:
+        (path,) = response.json()
+        assert Path(path).resolve().is_relative_to(Path(tempfile.gettempdir()).resolve())
+        assert any(parent.name.startswith("betadiffusion-") for parent in Path(path).resolve().parents)
+    assert not Path("/tmp/escaped.png").exists()
+
+
+def test_files_and_bodies_are_bounded(client):
+    assert client.upload(b"\0" * 21_000_000).status_code >= 400
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "gradio_api/file=/etc/passwd",
+        "gradio_api/file=../../../etc/passwd",
+        "gradio_api/file=pyproject.toml",
+        "gradio_api/file/etc/passwd",
+        "gradio_api/proxy=https://example.org/",
+        "gradio_api/run/dial",
+        "gradio_api/vibe-code",
+        "static/../../../../etc/passwd",
+        "assets/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+        "gradio_api/openapi.json",
+        "gradio_api/queue/status",
+        "monitoring",
+        "docs",
+    ],
+)
+def test_nothing_else_is_served(client, path):
+    response = client.http.get(path)
+    assert response.status_code >= 400
+    assert "root:" not in response.text
+
+
+def test_the_page_names_no_other_host(client):
+    text = client.http.get("/").text + client.http.get("theme.css").text
+    assert not [word for word in ("googleapis", "gstatic", "cdnjs", "jsdelivr", "unpkg") if word in text]
+
+
+def test_another_name_does_not_lead_here(client):
+    assert client.http.get("/", headers={"Host": "rebound.example.org"}).status_code == 400
