@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from app_cases import SIZE, make_run, pictures, pixels, serving
+from app_cases import SIZE, alike, make_run, pictures, pixels, serving
 from betadiffusion.app.runs import Run
 from betadiffusion.cli.loading import load_pipeline
 from betadiffusion.cli.main import main
@@ -119,11 +119,11 @@ def test_the_dial_shows_what_the_pipeline_makes(run, open_page):
     page = open_page("?image=3&level=0.3")
     original, kept = shown(page, "kept", 2)
     x = run.fit(run.held_out[3])
-    assert np.array_equal(original, run.held_out[3][0])
+    assert alike(original, run.held_out[3][0])
     seed = torch.Generator().manual_seed(0)
-    assert np.array_equal(kept, np.asarray(run.pipeline.reconstruct(x, 0.3, seed).images[0]))
+    assert alike(kept, np.asarray(run.pipeline.reconstruct(x, 0.3, seed).images[0]))
     walked = run.pipeline.denoise(x, 0.3, generator=torch.Generator().manual_seed(0)).images[0]
-    assert np.array_equal(result(page, "walked"), np.asarray(walked))
+    assert alike(result(page, "walked"), np.asarray(walked))
     assert "nats" in page.locator("#kept").inner_text()
     assert "error" in page.locator("#walked").inner_text()
 
@@ -153,7 +153,7 @@ def test_keys_move_the_level_and_the_address_brings_it_back(open_page):
     assert not np.array_equal(first, moved)
     page.wait_for_url(lambda url: "level=0.41" in url)
     again = open_page("?" + page.url.partition("?")[2])
-    assert np.array_equal(result(again, "walked"), moved)
+    assert alike(result(again, "walked"), moved)
     assert again.locator("#level input[type=number]").input_value() == "0.41"
     another = again.locator("#image input").nth(3)
     another.focus()
@@ -172,7 +172,7 @@ def test_only_the_last_of_many_levels_is_walked_to_its_end(run, open_page):
     page.wait_for_url(lambda url: "level=0.7&" in url)
     page.wait_for_timeout(500)
     expected = run.pipeline.denoise(run.fit(run.held_out[0]), 0.7, 150, generator=torch.Generator().manual_seed(0))
-    assert np.array_equal(result(page, "walked"), np.asarray(expected.images[0]))
+    assert alike(result(page, "walked"), np.asarray(expected.images[0]))
 
 
 @needs_chromium
@@ -202,12 +202,12 @@ def test_edits_move_the_image_and_are_reset_and_saved(run, open_page):
     moved = changes(page, "edit-walked", move)
     along = next(direction for direction in run.directions[0.2] if direction.name == "pca-1")
     expected = run.pipeline.edit(run.fit(run.held_out[1]), along.vector, 3.0, 0.2)
-    assert np.array_equal(moved, np.asarray(expected.images[0]))
+    assert alike(moved, np.asarray(expected.images[0]))
     with page.expect_download() as saved:
         page.locator("#edit-walked a[download]").click()
-    assert np.array_equal(np.asarray(Image.open(saved.value.path())), moved)
+    assert alike(np.asarray(Image.open(saved.value.path())), moved)
     assert "pca-1%400.2=3" in page.url
-    assert np.array_equal(changes(page, "edit-walked", lambda: page.locator("#reset").click()), unmoved)
+    assert alike(changes(page, "edit-walked", lambda: page.locator("#reset").click()), unmoved)
 
 
 @needs_chromium
@@ -217,7 +217,7 @@ def test_a_strip_leads_from_one_image_to_the_other(run, open_page):
     assert strip.shape == (SIZE, 3 * SIZE)
     ends = [run.fit(run.held_out[i]) for i in (0, 4)]
     expected = run.pipeline.interpolate(*ends, [0.0, 0.5, 1.0], 0.1).images
-    assert np.array_equal(strip, np.concatenate([np.asarray(image) for image in expected], 1))
+    assert alike(strip, np.concatenate([np.asarray(image) for image in expected], 1))
     dims = page.locator("#dims textarea")
 
     def name(text):
@@ -225,7 +225,7 @@ def test_a_strip_leads_from_one_image_to_the_other(run, open_page):
         dims.press("Enter")
 
     one = changes(page, "strip-walked", lambda: name("0-1"))
-    assert np.array_equal(one[:, :SIZE], strip[:, :SIZE])  # the first image stays
+    assert alike(one[:, :SIZE], strip[:, :SIZE])  # the first image stays
     assert not np.array_equal(one[:, SIZE:], strip[:, SIZE:])
     name("0-99")
     page.get_by_text("dims must be from 0 to 3").first.wait_for()
@@ -238,10 +238,10 @@ def test_new_images_are_those_of_the_command_line(open_page, tmp_path, monkeypat
     command = page.locator("#command textarea").input_value()
     monkeypatch.chdir(tmp_path)
     assert main(shlex.split(command)[1:]) == 0
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "samples.png")), first)
+    assert alike(np.asarray(Image.open(tmp_path / "samples.png")), first)
     with page.expect_download() as saved:
         page.locator("#samples a[download]").click()
-    assert np.array_equal(np.asarray(Image.open(saved.value.path())), first)
+    assert alike(np.asarray(Image.open(saved.value.path())), first)
 
     def ask(seed, name=None):
         page.locator("#walk button").first.click() if not page.locator("#seed input").is_visible() else None
@@ -254,7 +254,7 @@ def test_new_images_are_those_of_the_command_line(open_page, tmp_path, monkeypat
 
     other = ask(3)
     assert not np.array_equal(first, other)
-    assert np.array_equal(first, ask(2))  # the same seed the same pictures
+    assert alike(first, ask(2))  # the same seed the same pictures
     heart = ask(3, "heart")
     assert not np.array_equal(other, heart)
     assert "--class=heart" in page.locator("#command textarea").input_value()
@@ -267,7 +267,7 @@ def test_two_runs_are_compared_on_one_image(runs, run, open_page):
     other = Run(runs[1], load_pipeline(runs[1]))
     for each, picture in ((run, left), (other, right)):
         expected = each.pipeline.denoise(each.fit(run.held_out[5]), 0.2)
-        assert np.array_equal(picture, np.asarray(expected.images[0]))
+        assert alike(picture, np.asarray(expected.images[0]))
     assert page.locator("#compare-chart polyline").count() == 2
 
 
@@ -347,7 +347,7 @@ def test_each_session_has_its_own_image(client):
         assert client.ask("image-upload", [file_data(path)], name)["success"]
     for name, image in grey.items():
         answer = client.ask("dial", [20, 0, None, None, 0.2], name)
-        assert np.array_equal(pictures(answer["output"]["data"][0])[0], np.asarray(image))
+        assert alike(pictures(answer["output"]["data"][0])[0], np.asarray(image))
 
 
 @pytest.mark.parametrize(
