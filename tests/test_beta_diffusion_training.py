@@ -449,6 +449,8 @@ def test_levels_follow_their_distribution():
     assert torch.allclose(beta, 1 + 99 * (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000, atol=0.06)
     log_beta = LogBeta(1, 100)(draw("stratified")).kl.log().sort().values
     assert torch.allclose(log_beta, torch.linspace(0, np.log(100), 1000, dtype=torch.float64), atol=0.01)
+    squares = draw("stratified", power=2.0).sort().values  # a share p of them lies below p^2
+    assert torch.allclose(squares, ((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000) ** 2, atol=2e-3)
     grid = LogBeta(1, 100)(draw("grid", betas=[1.0, 3.0, 100.0], count=300)).kl
     assert {round(float(b), 4): int(n) for b, n in zip(*grid.unique(return_counts=True), strict=True)} == {
         1.0: 100, 3.0: 100, 100.0: 100,

@@ -189,6 +189,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
         (config.cache.levels == 0, ["cache.tolerance"], "with cache.levels 0, which is no cache"),
         (not cached, ["cache.limit_gb"], "with cache.levels 0, which is no cache"),
         (not grid, ["levels.betas", "levels.values"], "unless levels.distribution is 'grid'"),
+        (config.levels.distribution != "stratified", ["levels.power"], "unless levels.distribution is 'stratified'"),
         (not sharper.lpips, ["perceptual.lpips_weights"], "with perceptual.lpips 0"),
         (not sharper.adversarial, ["perceptual.start_images", "perceptual.channels"], "with perceptual.adversarial 0"),
         (True, ["diffusion_training.encoder_rate"], "with the VAE frozen then"),

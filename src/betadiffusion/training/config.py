@@ -120,6 +120,7 @@ class LevelsConfig:
             shares of the few values below. In a batch the levels are spread evenly over the distribution.
         betas: the grid, as values of beta of a log_beta schedule.
         values: the grid, as levels from 0 to 1.
+        power: "stratified" levels are u^power, u uniform: above 1 low levels, with most to learn, come more often.
         kl_warmup_images: images over which the KL's weight rises from 0 to the schedule's; without it a decoder that
             has not learned yet may lose the latent for good at every level.
     """
@@ -127,6 +128,7 @@ class LevelsConfig:
     distribution: Literal["stratified", "uniform_beta", "grid"] = "stratified"
     betas: list[float] | None = None
     values: list[float] | None = None
+    power: float = 1.0
     kl_warmup_images: int = 0
 
 

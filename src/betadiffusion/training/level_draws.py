@@ -44,7 +44,7 @@ class LevelDraw:
 
     def __call__(self, u: Tensor) -> Tensor:
         if self.config.distribution == "stratified":
-            return u
+            return u**self.config.power
         if self.config.distribution == "uniform_beta":
             low, high = self.schedule.beta_min, self.schedule.beta_max
             return self.schedule.level(low + u.double() * (high - low)).clamp(0, 1).to(u)
