@@ -16,7 +16,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import jsonargparse
 import torch
 from tqdm import tqdm
 
@@ -33,6 +32,7 @@ from betadiffusion.training.config import OptimisationConfig, RunConfig
 from betadiffusion.training.errors import Interrupted, TrainingError
 from betadiffusion.training.files import write_json, write_text
 from betadiffusion.training.models import image_size
+from betadiffusion.training.runs import as_config
 from betadiffusion.training.runs import run as run_ours
 from betadiffusion.training.trainer import first_difference
 
@@ -118,13 +118,6 @@ def run_task(out: Path, number: int, progress: bool = True) -> None:
             config = within(Budget(**plan["budget"]), as_config(run["config"]), folder)
             train(config)
             write_json(folder / "result.json", measure(folder, config, plan["options"], progress))
-
-
-def as_config(values: Numbers) -> RunConfig:
-    """A configuration from its plain values."""
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(RunConfig, "run")
-    return parser.instantiate(parser.parse_object({"run": values})).run
 
 
 def train(config: RunConfig) -> Path:

@@ -133,9 +133,14 @@ def load_config(run_folder: Path) -> RunConfig:
     file = run_folder / "config.yaml"
     if not file.is_file():
         raise ValueError(f"{run_folder} is not the folder of a run: it has no config.yaml")
+    return as_config(yaml.safe_load(file.read_text()))
+
+
+def as_config(values: dict[str, Any]) -> RunConfig:
+    """A configuration from its plain values, as YAML or JSON has them."""
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(RunConfig, "run")
-    return parser.instantiate(parser.parse_object({"run": yaml.safe_load(file.read_text())})).run
+    return parser.instantiate(parser.parse_object({"run": values})).run
 
 
 def load_split(data: DataConfig, size: int, seed: int) -> tuple[Subset, Subset]:
