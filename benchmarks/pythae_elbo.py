@@ -4,8 +4,8 @@
     python benchmarks/pythae_elbo.py --data DIR_WITH_MNIST_IDX_FILES [--limit 22000] [--epochs 5] [--seeds 0 1 2]
 
 Both train the same convolutional networks (32-64-128, 32 latent dimensions, images resized to 32x32) with a Bernoulli
-likelihood, in float32: ours with our trainer's defaults, pythae's with its own trainer's defaults and, since these are
-cautious, with each of the learning rates given. The ELBO (and for the beta-VAE the beta-weighted one that it is trained
+likelihood, in float32: ours with our trainer's defaults for a budget, as in `compare`, pythae's with its own trainer's
+defaults and, since these are cautious, with each of the learning rates given. The ELBO (and for the beta-VAE the beta-weighted one that it is trained
 on) of 2,000 held-out images is computed by the same lines for both, with ten draws for each image. Prints a table of
 means and standard errors over seeds. About 4 minutes a seed on a CPU core.
 """
@@ -31,6 +31,7 @@ from torch.distributions import Bernoulli
 
 from betadiffusion.baselines.runs import run
 from betadiffusion.baselines.vae import VAE
+from betadiffusion.evaluation.compare import with_images
 from betadiffusion.gaussian import standard_normal_kl
 from betadiffusion.nn.backbone import make_backbone
 from betadiffusion.training.config import DataConfig, RunConfig
@@ -95,8 +96,9 @@ def train_ours(options: argparse.Namespace, beta: float, images: int, seed: int)
     config = RunConfig(model="vae" if beta == 1 else "beta_vae", stages=["baseline"], seed=seed, precision="fp32")
     config.data = data_of(options)
     config.baseline.beta = beta
-    training = dataclasses.replace(config.vae_training, images=images, batch_size=options.batch_size)
-    config.vae_training = dataclasses.replace(training, validate_images=images, checkpoint_images=images)
+    config.vae_training = dataclasses.replace(
+        with_images(config.vae_training, images), batch_size=options.batch_size, validate_images=images
+    )
     with tempfile.TemporaryDirectory() as scratch:
         config.out = f"{scratch}/run"
         return VAE.from_pretrained(run(config) / "baseline" / "model").eval()
