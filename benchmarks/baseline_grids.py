@@ -8,7 +8,6 @@ one of samples for each as far as it has them. Prints what validation noted at t
 """
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from betadiffusion.baselines.presets import PRESETS
 from betadiffusion.baselines.runs import TRAINING, load_baseline, run
 from betadiffusion.cli.commands import train as train_command
 from betadiffusion.cli.parsing import parse
+from betadiffusion.evaluation.compare import with_images
 from betadiffusion.training.config import DataConfig, RunConfig
 from betadiffusion.training.images import load_images
 from betadiffusion.training.models import image_size
@@ -39,11 +39,7 @@ def configured(name: str, options: argparse.Namespace) -> RunConfig:
     images = options.slow_images if name in SLOW else options.images
     for stage in config.stages:
         training = getattr(config, TRAINING[stage])
-        changed = dataclasses.replace(
-            training, images=images, warmup_images=min(training.warmup_images, images // 20),
-            ema_images=min(training.ema_images, images // 5), validate_images=images, checkpoint_images=images // 2,
-        )  # fmt: skip
-        setattr(config, TRAINING[stage], changed)
+        setattr(config, TRAINING[stage], with_images(training, images))
     scale = images / 320_000  # schedules over images go with the budget
     for key in ("capacity_images", "kl_warmup_images"):
         given = PRESETS[name].arguments.get(key) and (getattr(config.baseline, key) or PRESETS[name].arguments[key])

@@ -141,9 +141,9 @@ def within(budget: Budget, config: RunConfig, folder: Path) -> RunConfig:
 
 
 def with_images(training: OptimisationConfig, images: int) -> OptimisationConfig:
-    """A training of so many images, with warm-up and half-life no longer than a twentieth and a fifth of it."""
+    """A training of so many images, with warm-up and half-life no longer than a quarter and a fifth of it."""
     return dataclasses.replace(
-        training, images=images, warmup_images=min(training.warmup_images, images // 20),
+        training, images=images, warmup_images=min(training.warmup_images, images // 4),
         ema_images=max(1, min(training.ema_images, images // 5)), validate_images=max(1, images // 2),
         checkpoint_images=max(1, min(training.checkpoint_images, images // 4)),
     )  # fmt: skip
