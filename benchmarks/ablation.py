@@ -35,7 +35,7 @@ from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.report.distances import Judge
 from betadiffusion.report.generate import Sampler, samples
 from betadiffusion.report.measure import make_extractor
-from betadiffusion.training.config import OptimisationConfig, RunConfig
+from betadiffusion.training.config import OptimisationConfig, RunConfig, with_keys
 from betadiffusion.training.diffusion_stage import DiffusionStage
 from betadiffusion.training.files import write_json
 from betadiffusion.training.latent_cache import LatentCache
@@ -104,7 +104,7 @@ def main() -> None:
         for name, changes in choices.items():
             key = f"{name}, seed {seed}"
             if key not in kept["rows"]:
-                kept["rows"][key] = bench.row(changed(config, changes), seed, arguments.group == "vae")
+                kept["rows"][key] = bench.row(with_keys(config, changes), seed, arguments.group == "vae")
                 write_json(file, kept)
             cells = ", ".join(f"{n}: {d:.2f} {m}" for n, (d, m) in kept["rows"][key]["distances"].items())
             print(f"{key}: {cells}", flush=True)
@@ -171,15 +171,6 @@ class Bench:
             drawn = samples(pipeline, Sampler(method, steps, variable), self.count, config)
             found.append((self.judge(drawn), f"{method}/{variable}"))
         return min(found)
-
-
-def changed(config: RunConfig, changes: Changes) -> RunConfig:
-    """A copy of a configuration with some values changed, by dotted key."""
-    config = copy.deepcopy(config)
-    for key, value in changes.items():
-        section, name = key.split(".")
-        setattr(getattr(config, section), name, value)
-    return config
 
 
 def table(rows: dict[str, Any], names: list[str], seeds: list[int]) -> str:

@@ -1,6 +1,7 @@
 """`betadiffusion compare`: the plan, its tasks, the table; as a user types it."""
 
 import csv
+import dataclasses
 import json
 
 import pytest
@@ -77,13 +78,36 @@ def test_a_run_that_builds_on_another_shares_its_task(tmp_path):
 
 
 def test_minutes_are_divided_among_the_stages_and_measured_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "rates", lambda config, folder: {"vae": 100.0, "diffusion": 1000.0})
+    monkeypatch.setattr(compare, "rates", lambda config: {"vae": 100.0, "diffusion": 1000.0})
     both = config("multi_beta_vae", ["vae", "diffusion"])
     folder = folder_of(tmp_path, "ours", 0)
     given = compare.within(Budget(minutes=2.0), both, folder)
     assert (given.vae_training.images, given.diffusion_training.images) == (6_000, 60_000)
-    monkeypatch.setattr(compare, "rates", lambda config, folder: pytest.fail("measured again"))
+    monkeypatch.setattr(compare, "rates", lambda config: pytest.fail("measured again"))
     assert compare.within(Budget(minutes=2.0), both, folder) == given
+
+
+def test_a_model_without_an_encoder_has_no_scores(tmp_path):
+    ddpm = config("ddpm", ["baseline"])
+    ddpm.vae.channels, ddpm.vae.latent_channels, ddpm.baseline.unet_channels = None, None, [8, 8]
+    write_plan([Row("ddpm", ddpm)], (0,), Budget(images=100), OPTIONS, tmp_path)
+    run_task(tmp_path, 0, progress=False)
+    result = json.loads((tmp_path / "ddpm" / "seed-0" / "result.json").read_text())
+    assert result["codes"] == {}
+    assert result["cost"]["evaluations"] == 20
+
+
+def test_without_a_budget_a_run_is_as_configured(tmp_path):
+    both = config("multi_beta_vae", ["vae", "diffusion"], images=700)
+    before = dataclasses.asdict(both)
+    assert dataclasses.asdict(compare.within(Budget(), both, tmp_path)) == before
+
+
+def test_speeds_are_of_a_training_that_leaves_nothing(tmp_path):
+    made = config("vae", ["baseline"])
+    made.out = str(tmp_path / "run")
+    assert compare.rates(made)["baseline"] > 0
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

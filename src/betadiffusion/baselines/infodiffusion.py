@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from betadiffusion.baselines.conditioned_diffusion import ConditionedDiffusion
 from betadiffusion.baselines.divergences import mmd
 from betadiffusion.baselines.linear_diffusion import SAMPLE_STEPS, noise_draws, noise_errors
-from betadiffusion.baselines.vae import LEAST_SIGMA
+from betadiffusion.baselines.vae import moments
 from betadiffusion.gaussian import Generators, randn, split, standard_normal_kl
 
 
@@ -39,8 +38,7 @@ class InfoDiffusion(ConditionedDiffusion):
 
     def posterior(self, x: Tensor, t: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and sigma of the code of images x (B,C,H,W)."""
-        mean, scale = self.encoded(x).chunk(2, dim=1)
-        return mean, LEAST_SIGMA + softplus(scale)
+        return moments(self.encoded(x))
 
     def encode_mean(self, x: Tensor, t: Tensor | None = None) -> Tensor:
         return self.posterior(x)[0]

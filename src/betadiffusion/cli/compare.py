@@ -9,7 +9,7 @@ from betadiffusion.cli.checks import check, check_evaluation
 from betadiffusion.cli.parsing import parse
 from betadiffusion.evaluation.names import MetricName, ScoreName
 from betadiffusion.evaluation.presets import COMPARE_PRESETS, COMPARED
-from betadiffusion.training.config import RunConfig
+from betadiffusion.training.config import RunConfig, with_keys
 
 if TYPE_CHECKING:
     from betadiffusion.evaluation.compare import Row
@@ -95,7 +95,7 @@ def compare(
         run_task(out, task)
         return
     if models or preset:
-        if (images is None) == (minutes is None) and images is not None:
+        if images is not None and minutes is not None:
             raise ValueError("the budget is --images or --minutes, not both")
         for name, value in (("images", images), ("minutes", minutes)):
             if value is not None and not 0 < value < float("inf"):
@@ -154,12 +154,3 @@ def checked(row: "Row", changes: dict[str, Any], cpu: bool) -> "Row":
     config = with_keys(dataclasses.replace(row.config, cpu=row.config.cpu or cpu), changes)
     check(config)
     return dataclasses.replace(row, config=config)
-
-
-def with_keys(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
-    """A copy of a configuration with some values changed, by dotted key."""
-    config = dataclasses.replace(config)
-    for key, value in changes.items():
-        section, name = key.split(".")
-        setattr(config, section, dataclasses.replace(getattr(config, section), **{name: value}))
-    return config

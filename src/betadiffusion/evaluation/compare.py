@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,9 +21,9 @@ import torch
 from tqdm import tqdm
 
 from betadiffusion.baselines.presets import is_baseline
+from betadiffusion.baselines.runs import class_of
 from betadiffusion.baselines.runs import run as run_baseline
 from betadiffusion.data import Subset, load
-from betadiffusion.evaluation.encoders import load_run
 from betadiffusion.evaluation.evaluate import Options, evaluate, make_extractor
 from betadiffusion.evaluation.generation import generation, load_generative
 from betadiffusion.evaluation.names import GENERATION
@@ -55,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Budget:
-    """What every run may spend: images of every stage, or minutes in all, shared evenly by its stages."""
+    """What every run may spend: images of every stage, or minutes in all, shared evenly by its stages; or neither."""
 
     images: int | None = None
     minutes: float | None = None
@@ -127,12 +128,12 @@ def train(config: RunConfig) -> Path:
 
 def within(budget: Budget, config: RunConfig, folder: Path) -> RunConfig:
     """The configuration with the images of its stages that a budget allows; a measured speed is kept in `folder`."""
-    images = dict.fromkeys(config.stages, budget.images)
+    images = {} if budget.images is None else dict.fromkeys(config.stages, budget.images)
     if budget.minutes is not None:
         file = folder / "budget.json"
         if not file.is_file():
             seconds = 60 * budget.minutes / len(config.stages)
-            write_json(file, {stage: max(1, round(rate * seconds)) for stage, rate in rates(config, folder).items()})
+            write_json(file, {stage: max(1, round(rate * seconds)) for stage, rate in rates(config).items()})
         images = json.loads(file.read_text())
     for stage, count in images.items():
         section = TRAINED_BY[stage]
@@ -149,16 +150,16 @@ def with_images(training: OptimisationConfig, images: int) -> OptimisationConfig
     )  # fmt: skip
 
 
-def rates(config: RunConfig, folder: Path) -> dict[str, float]:
-    """Images per second of every stage, from a short training beside the run's own."""
-    scratch = folder.with_name(f"{folder.name}-speed")
-    short = dataclasses.replace(config, out=str(scratch), resume="never")
-    for stage in config.stages:
-        section = TRAINED_BY[stage]
-        setattr(short, section, with_images(getattr(config, section), CALIBRATION_IMAGES))
-    train(short)
-    return {stage: json.loads((scratch / stage / "summary.json").read_text())["images_per_second"]
-            for stage in config.stages}  # fmt: skip
+def rates(config: RunConfig) -> dict[str, float]:
+    """Images per second of every stage, from a short training that leaves nothing."""
+    with tempfile.TemporaryDirectory() as scratch:
+        short = dataclasses.replace(config, out=scratch, resume="never")
+        for stage in config.stages:
+            section = TRAINED_BY[stage]
+            setattr(short, section, with_images(getattr(config, section), CALIBRATION_IMAGES))
+        train(short)
+        summaries = {stage: Path(scratch) / stage / "summary.json" for stage in config.stages}
+        return {stage: json.loads(file.read_text())["images_per_second"] for stage, file in summaries.items()}
 
 
 def measure(folder: Path, config: RunConfig, options: Numbers, progress: bool) -> Numbers:
@@ -168,11 +169,7 @@ def measure(folder: Path, config: RunConfig, options: Numbers, progress: bool) -
     chosen = Options(runs=(folder,), **plain)
     codes = dataclasses.replace(chosen, metrics=tuple(name for name in chosen.metrics if name not in GENERATION))
     result: Numbers = {"cost": cost(folder, config), "codes": {}, "samples": {}}
-    try:
-        load_run(folder, device)
-    except ValueError:  # it has no encoder
-        pass
-    else:
+    if not is_baseline(config.model) or hasattr(class_of(config.model), "encode_mean"):
         found = evaluate(codes, folder / "evaluation" / "cells", progress)
         places = {"fixed": f"level {chosen.fixed_level:g}", "best": "best level"} if found["levels"] else {}
         result["codes"] = {

@@ -121,7 +121,7 @@ def page(numbers: Numbers, missing: int) -> str:
     budget = {key: value for key, value in plan["budget"].items() if value is not None}
     about = [
         ("data", str(data["source"])), ("images used", "all" if data["limit"] is None else f"{data['limit']:,}"),
-        ("budget", ", ".join(f"{value:,} {key}" for key, value in budget.items())),
+        ("budget", ", ".join(f"{value:,} {key}" for key, value in budget.items()) or "as configured"),
         ("codes", f"{options['count']:,} images to fit scores on, {options['test_count']:,} to test on"),
         ("samples", f"{options['samples']:,}, features of {', '.join(features) or 'nothing'}"),
         ("CPU", str(numbers["cpu"])),

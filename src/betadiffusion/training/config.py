@@ -474,3 +474,12 @@ def diffusion_clash(config: DiffusionConfig) -> str:
 def chosen(config: VAEConfig | BetaDiffusionConfig | DenoiserConfig) -> dict[str, Any]:
     """The fields that override the preset: those that are not None."""
     return {k: v for k, v in dataclasses.asdict(config).items() if k != "preset" and v is not None}
+
+
+def with_keys(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
+    """A copy of a configuration with some values changed, by dotted key."""
+    config = dataclasses.replace(config)
+    for key, value in changes.items():
+        section, name = key.split(".")
+        setattr(config, section, dataclasses.replace(getattr(config, section), **{name: value}))
+    return config
