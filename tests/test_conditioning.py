@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
@@ -558,6 +559,41 @@ def test_sample_asks_for_a_class(labelled, tmp_path, capsys):
     assert call(capsys, "sample", labelled, "--class", 1, "--guidance", 20, *sheet, files[2])[0] == 0
     one, again, other = (file.read_bytes() for file in files)
     assert one == again != other
+
+
+@pytest.mark.parametrize("command", [["reconstruct", "--denoise", "--levels", 0.9], ["edit", "--direction", "pca-1"],
+                                     ["interpolate", "--level", 0.9, "--frames", 2]])  # fmt: skip
+def test_whatever_walks_can_be_told_a_class(labelled, tmp_path, capsys, command):
+    """It is the pipeline's own walk: guidance 0 is no condition, and other classes make other pictures."""
+    if command[0] == "edit":
+        assert (
+            call(capsys, "directions", labelled, "--pca", 1, "--count", 64, "--level", 0.9, "--show", "alone")[0] == 0
+        )
+    made = []
+    for words in ([], ["--class", 1, "--guidance", 0], *(["--class", c, "--guidance", 40] for c in (1, 3))):
+        out = tmp_path / f"{len(made)}.png"
+        walked = [*words, "--steps", 2, "--out", out]
+        assert call(capsys, command[0], labelled, *command[1:], *walked) == (0, "")
+        made.append(np.asarray(Image.open(out).convert("RGB"), np.int64))
+    plain, unguided, one, three = made
+    assert np.abs(plain - unguided).max() <= 1
+    assert min(np.abs(a - b).max() for a, b in ((plain, one), (plain, three), (one, three))) > 4
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["reconstruct", "--class", 1], "no effect without --denoise"),
+        (["interpolate", "--show", "alone", "--class", 1], "no effect with --show alone"),
+        (["edit", "--direction", "pca-1", "--show", "alone", "--text", "a dog"], "no effect with --show alone"),
+        (["interpolate", "--attribute", "female=1"], "this run was trained to be asked by --class"),
+        (["interpolate", "--guidance", 2], "--guidance needs --class, --attribute or --text"),
+    ],
+)
+def test_what_a_walk_cannot_be_told_is_one_sentence(labelled, tmp_path, capsys, words, text):
+    code, error = call(capsys, words[0], labelled, *words[1:], "--out", tmp_path / "x.png")
+    assert (code, error.count("\n"), (tmp_path / "x.png").exists()) == (2, 0, False)
+    assert text in error
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from betadiffusion.baselines.presets import is_baseline
 from betadiffusion.cli.baselines import baseline_of, sampler
 from betadiffusion.cli.baselines import reconstruct as reconstruct_baseline
 from betadiffusion.cli.checks import check, check_evaluation
-from betadiffusion.cli.conditions import condition_of, condition_options
+from betadiffusion.cli.conditions import condition_options, known_condition
 from betadiffusion.cli.loading import check_png, load_pipeline, require_pipeline
 from betadiffusion.cli.walking import DEFAULTS, Clock, Method, Variable, check_seed, cost, no_effect, walking_options
 from betadiffusion.evaluation.names import MetricName, ScoreName
@@ -126,9 +126,8 @@ def sample(
     check_seed(seed)
     if prior and walking != DEFAULTS:
         raise no_effect("with --prior")
-    asked = condition_options(class_, attribute, text, guidance, guidance_interval)
-    if prior and asked:
-        raise ValueError("--class, --attribute and --text have no effect with --prior")
+    useless = "with --prior" if prior else ""
+    asked = condition_options(class_, attribute, text, guidance, guidance_interval, useless)
     if not prior and (level, beta) != (None, None):
         raise ValueError("--level and --beta have no effect without --prior")
     if num_images < 1:
@@ -149,9 +148,8 @@ def sample(
         level = choose_level(pipeline.vae, 1.0 if (level, beta) == (None, None) else level, beta)
         images = _draw(lambda count, g: pipeline.sample_prior(count, level, g).images, num_images, seed)
     else:
-        if asked:
-            asked["condition"] = condition_of(pipeline, asked["condition"])
-        images = _draw(lambda count, g: pipeline(count, generator=g, **walking, **asked).images, num_images, seed)
+        walking |= known_condition(pipeline, asked)
+        images = _draw(lambda count, g: pipeline(count, generator=g, **walking).images, num_images, seed)
     _save_samples(out, images)
     print(f"{num_images} images{'' if prior else f', {cost(method, steps)}'}: {out}")
 
@@ -164,6 +162,11 @@ def reconstruct(
     betas: tuple[float, ...] = (),
     denoise: bool = False,
     num_images: int = 8,
+    class_: str | None = None,
+    attribute: tuple[str, ...] = (),
+    text: str | None = None,
+    guidance: float = 1.0,
+    guidance_interval: tuple[float, ...] = (0.0, 1.0),
     end: float = 0.0,
     steps: int = 20,
     method: Method = "multistep",
@@ -184,6 +187,12 @@ def reconstruct(
         betas: weights of the KL instead of levels, for schedules of (1, beta).
         denoise: under each level, also the same images walked down to level `end` by the diffusion.
         num_images: images from each folder or zip, its first by name, or from the held-out ones.
+        class_: what to walk to, with --denoise, as are the four that follow: a class, a name or a number, in a run with
+            condition.kind "labels".
+        attribute: attributes to have, NAME=1, or not to have, NAME=0, in a run with condition.kind "attributes".
+        text: a description, in a run with condition.kind "text".
+        guidance: how much more than the condition alone, which is 1; each step then costs twice as much.
+        guidance_interval: levels between which guidance acts, as "0.2 0.8".
         end: level to walk to, with --denoise.
         steps: steps of the walk, with --denoise; "heun" takes two network evaluations in each, the others one.
         method: euler, heun, multistep or multistep3, with --denoise.
@@ -199,6 +208,8 @@ def reconstruct(
     check_seed(seed)
     if not denoise and (walking != DEFAULTS or seed):
         raise no_effect("without --denoise", "seed")
+    useless = "" if denoise else "without --denoise"
+    asked = condition_options(class_, attribute, text, guidance, guidance_interval, useless)
     if bad := [level for level in levels if not 0 <= level <= 1]:
         raise ValueError(f"--levels must be from 0 to 1, not {bad[0]}")
     if num_images < 1:
@@ -209,6 +220,7 @@ def reconstruct(
         reconstruct_baseline(reconstruct, run, name, options, out)
         return
     pipeline = load_pipeline(run, needs_denoiser=denoise)
+    walking |= known_condition(pipeline, asked)
     import torch
 
     from betadiffusion.cli.pictures import images_of, save
@@ -309,59 +321,6 @@ def evaluate(
 
     print(headline(write_evaluation(Options(**options), out)))
     print(f"evaluation: {out / 'evaluation.html'}")
-
-
-def data(
-    source: str, *, size: int | None = None, channels: Literal[1, 3] | None = None, out: Path | None = None
-) -> None:
-    """Say what a data set holds, as training would see it, and draw 64 of its images.
-
-    Args:
-        source: "shapes", "dsprites", "fashion-mnist", or the path of a folder, a zip or a file. Published sets are
-            known by their layout, or named before the path, as in "coil20:PATH": shapes3d (3dshapes.h5), dsprites-npz,
-            cars3d, mpi3d, smallnorb, coil20, sprites (LPC sheets), celeba, celeba-hq, ffhq, lsun, utkface, cifar10,
-            imagenet (folders of classes), flickr8k (or your own images beside a captions.txt or captions.csv with a
-            first line "image,caption"), and the MNIST family as idx files.
-        size: side of the square images, in pixels; by default 64, or 32 for idx files.
-        channels: 1 for grey, 3 for colour; by default what the source has.
-        out: the picture, a .png; data-NAME.png by default.
-    """
-    if out:
-        check_png(out)
-    import numpy as np
-
-    from betadiffusion.cli.pictures import as_pictures, save_sheet
-    from betadiffusion.data import AttributeSet, FactorSet, load
-
-    images = load(source, size, channels)
-    out = out or Path(f"data-{images.name}.png")
-    shown = np.sort(np.random.default_rng(0).choice(len(images), min(64, len(images)), replace=False))
-    save_sheet(out, as_pictures(images.images(shown)))
-    rows = {
-        "name": images.name,
-        "images": f"{len(images):,}",
-        "shape": " x ".join(map(str, images.image_shape)) + " (channels, height, width)",
-    }
-    if isinstance(images, FactorSet):
-        rows["factors"] = ", ".join(
-            f"{name} ({count})" for name, count in zip(images.factor_names, images.factor_sizes, strict=True)
-        )
-    labels = getattr(images, "labels", None)
-    if labels is not None:
-        classes, counts = np.unique(labels, return_counts=True)
-        rows["labels"] = f"{len(classes)} classes, the smallest of {counts.min():,} and the largest of {counts.max():,}"
-    if isinstance(images, AttributeSet):
-        rates = images.attributes(np.arange(len(images))).mean(axis=0)
-        pairs = zip(images.attribute_names, rates, strict=True)
-        rows["attributes"] = ", ".join(f"{name} ({rate:.0%})" for name, rate in pairs)
-    partition = getattr(images, "partition", None)
-    if partition is not None:
-        parts, counts = np.unique(partition, return_counts=True)
-        rows["partition"] = ", ".join(f"{part} ({count:,})" for part, count in zip(parts, counts, strict=True))
-    rows["skipped"] = "\n".join([f"{len(images.skipped)} files", *images.skipped])
-    rows["picture"] = f"{out} ({len(shown)} images at random)"
-    for name, text in rows.items():
-        print(f"{name:12}" + text.replace("\n", "\n" + " " * 12))
 
 
 def _draw(

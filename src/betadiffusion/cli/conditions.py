@@ -1,4 +1,4 @@
-"""What `betadiffusion sample` is asked for, from the words of its command line."""
+"""What a walk is asked for, from the words of a command line."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,21 @@ EVERY_LEVEL = (0.0, 1.0)
 
 
 def condition_options(
-    class_: str | None, attribute: Sequence[str], text: str | None, guidance: float, interval: Sequence[float]
+    class_: str | None,
+    attribute: Sequence[str],
+    text: str | None,
+    guidance: float,
+    interval: Sequence[float],
+    useless: str = "",
 ) -> dict[str, Any]:
-    """The options of a walk that these ask for, none where none do; ValueError where they do not go together."""
+    """The options of a walk that these ask for, none where none do; ValueError where they do not go together.
+
+    `useless`: words for why nothing walks, where nothing does; whatever is asked for is refused with them.
+    """
     given = {"labels": class_, "attributes": _attributes(attribute) or None, "text": text}
     asked = {kind: value for kind, value in given.items() if value is not None}
+    if asked and useless:
+        raise ValueError(f"--class, --attribute and --text have no effect {useless}")
     if len(asked) > 1:
         raise ValueError("only one of --class, --attribute and --text can be asked for")
     if len(interval) != 2:
@@ -28,15 +38,17 @@ def condition_options(
     return {"condition": asked} | more if asked else {}
 
 
-def condition_of(pipeline: "BetaDiffusionPipeline", asked: dict[str, Any]) -> Any:
-    """The condition itself, of `condition_options`; ValueError where the run was trained with another kind, or none."""
-    (kind, value), trained = next(iter(asked.items())), pipeline.denoiser.condition_spec
+def known_condition(pipeline: "BetaDiffusionPipeline", asked: dict[str, Any]) -> dict[str, Any]:
+    """`condition_options` as the pipeline takes them; ValueError where the run's conditions are of another kind."""
+    if not asked:
+        return {}
+    (kind, value), trained = next(iter(asked["condition"].items())), pipeline.denoiser.condition_spec
     if trained is None:
         raise ValueError(f"{OPTIONS[kind]} cannot be asked for: this run was trained without conditions")
     if trained.kind != kind:
         raise ValueError(f"{OPTIONS[kind]} cannot be asked for: this run was trained to be asked by "
                          f"{OPTIONS[trained.kind]}")  # fmt: skip
-    return value
+    return asked | {"condition": value}
 
 
 def _attributes(words: Sequence[str]) -> dict[str, int]:

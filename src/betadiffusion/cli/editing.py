@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from betadiffusion.cli.conditions import condition_options, known_condition
 from betadiffusion.cli.loading import check_png, load_pipeline
 from betadiffusion.cli.walking import DEFAULTS, Clock, Method, Variable, check_seed, no_effect, walking_options
 
@@ -104,6 +105,11 @@ def edit(
     show: Show = "walked",
     num_images: int = 8,
     code: Code = "draw",
+    class_: str | None = None,
+    attribute: tuple[str, ...] = (),
+    text: str | None = None,
+    guidance: float = 1.0,
+    guidance_interval: tuple[float, ...] = (0.0, 1.0),
     end: float = 0.0,
     steps: int = 20,
     method: Method = "multistep",
@@ -127,6 +133,11 @@ def edit(
             other.
         num_images: images from each folder or zip, its first by name, or from the held-out ones.
         code: what the walk starts from: a draw of q(z|x;t), or its mean, which keeps more of the image and is blurred.
+        class_: what to walk to: a class, a name or a number, in a run with condition.kind "labels".
+        attribute: attributes to have, NAME=1, or not to have, NAME=0, in a run with condition.kind "attributes".
+        text: a description, in a run with condition.kind "text".
+        guidance: how much more than the condition alone, which is 1; each step then costs twice as much.
+        guidance_interval: levels between which guidance acts, as "0.2 0.8".
         end: level to walk to.
         steps: steps of the walk; "heun" takes two network evaluations in each, the others one.
         method: euler, heun, multistep (order 2) or multistep3 (order 3).
@@ -138,6 +149,8 @@ def edit(
         out: the picture, a .png; RUN/edits.png by default.
     """
     walking = _walking(show, code, seed, walking_options(steps, method, variable, eta, churn, clock, end))
+    useless = "with --show alone" if show == "alone" else ""
+    asked = condition_options(class_, attribute, text, guidance, guidance_interval, useless)
     if not direction:
         raise ValueError("--direction is missing: give one or more names of betadiffusion directions")
     if num_images < 1:
@@ -145,6 +158,7 @@ def edit(
     out = out or run / "edits.png"
     check_png(out)
     pipeline = load_pipeline(run, needs_denoiser=show != "alone")
+    walking |= known_condition(pipeline, asked)
     import torch
 
     from betadiffusion.cli.pictures import images_of, save
@@ -178,6 +192,11 @@ def interpolate(
     interpolation: Literal["slerp", "linear"] = "slerp",
     show: Show = "walked",
     code: Code = "draw",
+    class_: str | None = None,
+    attribute: tuple[str, ...] = (),
+    text: str | None = None,
+    guidance: float = 1.0,
+    guidance_interval: tuple[float, ...] = (0.0, 1.0),
     end: float = 0.0,
     steps: int = 20,
     method: Method = "multistep",
@@ -202,6 +221,11 @@ def interpolate(
         show: images walked back to level 0 by the diffusion, by the VAE alone (from the means), or both, one below the
             other.
         code: what the walk starts from: a draw of q(z|x;t), or its mean, which keeps more of the image and is blurred.
+        class_: what to walk to: a class, a name or a number, in a run with condition.kind "labels".
+        attribute: attributes to have, NAME=1, or not to have, NAME=0, in a run with condition.kind "attributes".
+        text: a description, in a run with condition.kind "text".
+        guidance: how much more than the condition alone, which is 1; each step then costs twice as much.
+        guidance_interval: levels between which guidance acts, as "0.2 0.8".
         end: level to walk to.
         steps: steps of the walk; "heun" takes two network evaluations in each, the others one.
         method: euler, heun, multistep (order 2) or multistep3 (order 3).
@@ -213,6 +237,8 @@ def interpolate(
         out: a .png for a strip, a .gif or .mp4 for an animation, there and back; RUN/interpolation.png by default.
     """
     walking = _walking(show, code, seed, walking_options(steps, method, variable, eta, churn, clock, end))
+    useless = "with --show alone" if show == "alone" else ""
+    asked = condition_options(class_, attribute, text, guidance, guidance_interval, useless)
     if frames < 2:
         raise ValueError(f"--frames must be at least 2, not {frames}")
     if bad := [each for each in level if not 0 <= each <= 1]:
@@ -225,6 +251,7 @@ def interpolate(
     if out.suffix == ".mp4":
         pictures.ffmpeg()
     pipeline = load_pipeline(run, needs_denoiser=show != "alone")
+    walking |= known_condition(pipeline, asked)
     import torch
 
     from betadiffusion.pipelines.interpolation import numbers

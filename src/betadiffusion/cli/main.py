@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from betadiffusion import __version__
-from betadiffusion.cli import commands, compare, editing, explorer, features, parsing
+from betadiffusion.cli import commands, compare, data, editing, explorer, features, parsing
 from betadiffusion.training.errors import Interrupted, TrainingError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -26,7 +26,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "probe": features.probe,
     "features": features.features,
     "report": commands.report,
-    "data": commands.data,
+    "data": data.data,
     "app": explorer.app,
 }
 
