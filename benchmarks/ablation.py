@@ -149,8 +149,9 @@ class Bench:
         """A VAE of the configuration, trained by stage "vae"."""
         torch.manual_seed(seed)
         model = build_vae(config, self.train.image_shape)
-        options = (config.levels, config.perceptual, None, config.path)
-        stage = VAEStage(model, self.train, self.held_out, self.accelerator.device, *options)
+        options = {"levels": config.levels, "perceptual": config.perceptual, "path": config.path}
+        options |= {"images": config.vae_training.images}
+        stage = VAEStage(model, self.train, self.held_out, self.accelerator.device, **options)
         vae = self.trainer(stage, config.vae_training, config.vae_training.images, folder, seed).fit()
         stage.calibrate(vae)
         return vae

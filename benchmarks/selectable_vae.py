@@ -1,6 +1,6 @@
 """One VAE for every beta against one VAE for each: is a single network as good as those that know one beta only?
 
-    python benchmarks/selectable_vae.py --data shapes [--images 200000] [--power 1] [--seed 0] [--out DIR]
+    python benchmarks/selectable_vae.py --data shapes [--images 200000] [--start-power 4] [--seed 0] [--out DIR]
 
 Trains the multi-beta VAE over all levels, and one of the same backbone for each of 8 levels, every one on the same
 number of images; then a plain beta-VAE, whose networks know no level, for a tenth of them, for what a step costs. On
@@ -49,7 +49,7 @@ def configured(options: argparse.Namespace, name: str, levels: list[float]) -> R
     if levels:
         config.levels.distribution, config.levels.values = "grid", levels
     elif name.startswith("one"):
-        config.levels.power = options.power
+        config.levels.start_power = options.start_power
     training = config.vae_training
     training.images, training.validate_images = options.images, options.images // 2
     training.checkpoint_images = options.images // 4
@@ -175,13 +175,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--limit", type=int, default=22_000)
     parser.add_argument("--images", type=int, default=200_000, help="that every model sees")
-    parser.add_argument("--power", type=float, default=1.0, help="levels.power of the one model")
+    parser.add_argument("--start-power", type=float, default=4.0, help="levels.start_power of the one model")
     parser.add_argument("--levels", type=float, nargs="+", default=EIGHT)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/selectable"))
     options = parser.parse_args()
-    ours = trained(options, "one" if options.power == 1 else f"one-power-{options.power:g}", [])
+    ours = trained(options, f"one-start-power-{options.start_power:g}", [])
     runs = [trained(options, f"level-{level:.3f}", [level]) for level in options.levels]
     config = load_config(ours)
     x = load_images(load_split(config.data, options.size, config.seed)[1], np.arange(2_000), torch.device("cpu"))

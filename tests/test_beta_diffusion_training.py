@@ -504,6 +504,20 @@ def test_the_weight_of_the_kl_rises_in_training_and_is_whole_in_validation(image
     assert torch.equal(losses[100], VAEStage(built, images, images, CPU).losses(built, indices, draws))
 
 
+def test_low_levels_come_first(images):
+    """A share p of levels u^power lies below p^power, and the power goes from the first to the last in a line."""
+    levels = LevelsConfig(power=1.0, start_power=4.0)
+    stage = VAEStage(model(), images, images, CPU, levels=levels, images=600)
+    shares = (torch.arange(1000) + 0.5) / 1000
+    for seen, power in ((0, 4.0), (200, 3.0), (600, 1.0), (900, 1.0)):
+        stage.begin(seen)
+        drawn = stage.draw(1000, torch.Generator().manual_seed(0))[0].sort().values
+        assert torch.allclose(drawn, shares**power, atol=4e-3)
+    always = VAEStage(model(), images, images, CPU, levels=levels)
+    always.begin(0)
+    assert torch.allclose(always.draw(1000, torch.Generator().manual_seed(0))[0].sort().values, shares, atol=1e-3)
+
+
 def test_balance_is_the_seeds_loss_of_a_level_over_twice_its_pixel_variance(images):
     built = model(balance=True)
     with torch.no_grad():

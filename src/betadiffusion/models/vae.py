@@ -18,6 +18,7 @@ from betadiffusion.schedules import Schedule, make_schedule
 
 SIGMA_START = 0.1  # of sigma(0), and of every sigma of an image
 LEAST_SIGMA = 1e-4
+TOLD = 16  # channels of the level's embedding that a decoder of vectors gets beside the latent
 
 
 class VAEOutput(NamedTuple):
@@ -68,11 +69,13 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
         super().__init__()
         if sigma_from not in ("image", "level"):
             raise ValueError(f"unknown sigma_from {sigma_from!r}; choose image or level")
+        # a vector knows no places: beside it the decoder gets the level, for what all images of a level have in common
+        self.told = min(TOLD, embedding_dim) if block == "conv" else 0
         self.encoder, self.decoder = make_backbone(
-            sample_size=sample_size, in_channels=in_channels, latent_channels=latent_channels, block=block,
+            sample_size=sample_size, in_channels=in_channels, latent_channels=latent_channels + self.told, block=block,
             channels=channels, layers_per_block=layers_per_block, attention_resolutions=attention_resolutions,
             embedding_dim=embedding_dim, activation=activation, dropout=dropout,
-            encoded_channels=2 * latent_channels if sigma_from == "image" else None,
+            encoded_channels=2 * latent_channels if sigma_from == "image" else latent_channels,
         )  # fmt: skip
         self.embedding = LevelEmbedding(embedding_dim)
         if sigma_from == "level":
@@ -123,7 +126,9 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
 
     def decode(self, z: Tensor, t: Tensor) -> Tensor:
         """g(z,t), the mean image (B,C,H,W), float32, not clipped: z latent, t (B,) or () in [0, 1]."""
-        return self.decoder(z, self.embedding(self._levels(t, len(z)))).float()
+        embedding = self.embedding(self._levels(t, len(z)))
+        told = embedding[:, : self.told, None, None].to(z)
+        return self.decoder(torch.cat([z, told], dim=1) if self.told else z, embedding).float()
 
     def sigma(self, t: Tensor) -> Tensor:
         """Latent noise scale at levels t of any shape; rises with t. With sigma_from "image" the calibrated table."""

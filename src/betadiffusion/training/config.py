@@ -121,6 +121,8 @@ class LevelsConfig:
         betas: the grid, as values of beta of a log_beta schedule.
         values: the grid, as levels from 0 to 1.
         power: "stratified" levels are u^power, u uniform: above 1 low levels, with most to learn, come more often.
+        start_power: the power of the first image, from which it goes to `power` evenly by the last one: what low levels
+            learn is of use to all, and high levels learn soon.
         kl_warmup_images: images over which the KL's weight rises from 0 to the schedule's; without it a decoder that
             has not learned yet may lose the latent for good at every level.
     """
@@ -129,6 +131,7 @@ class LevelsConfig:
     betas: list[float] | None = None
     values: list[float] | None = None
     power: float = 1.0
+    start_power: float = 4.0
     kl_warmup_images: int = 0
 
 
@@ -326,7 +329,7 @@ class OptimisationConfig:
     """
 
     images: int = 320_000
-    batch_size: int = 128
+    batch_size: int = 32
     accumulation: int = 1
     learning_rate: float = 2e-3
     encoder_rate: float = 1.0

@@ -21,12 +21,13 @@ def logit_normal(u: Tensor, mean: float, scale: float) -> Tensor:
 class LevelDraw:
     """Levels (B,) in [0, 1] from numbers u (B,) in [0, 1): what makes u uniform makes them follow `config`.
 
-    Raises ValueError for a distribution of beta over a schedule that is not log_beta, and for a grid that is empty or
-    that leaves the schedule's range.
+    `images`: the whole training's, over which the power goes from the first to the last; without it, it is always the
+    last. Raises ValueError for a distribution of beta over a schedule that is not log_beta, and for a grid that is
+    empty or that leaves the schedule's range.
     """
 
-    def __init__(self, config: LevelsConfig, schedule: Schedule) -> None:
-        self.config, self.schedule = config, schedule
+    def __init__(self, config: LevelsConfig, schedule: Schedule, images: int = 0) -> None:
+        self.config, self.schedule, self.images, self.power = config, schedule, images, config.power
         if (config.distribution == "uniform_beta" or config.betas) and not isinstance(schedule, LogBeta):
             raise ValueError("levels given as values of beta need a schedule 'log_beta': give levels.values instead")
         self.grid = torch.zeros(0)
@@ -42,9 +43,14 @@ class LevelDraw:
             elif not all(0 <= level <= 1 for level in config.values):
                 raise ValueError(f"levels.values must lie from 0 to 1, not {config.values}")
 
+    def begin(self, images: int) -> None:
+        """Begins the training step after so many images."""
+        left = max(0.0, 1 - images / self.images) if self.images else 0.0
+        self.power = self.config.power + left * (self.config.start_power - self.config.power)
+
     def __call__(self, u: Tensor) -> Tensor:
         if self.config.distribution == "stratified":
-            return u**self.config.power
+            return u**self.power
         if self.config.distribution == "uniform_beta":
             low, high = self.schedule.beta_min, self.schedule.beta_max
             return self.schedule.level(low + u.double() * (high - low)).clamp(0, 1).to(u)

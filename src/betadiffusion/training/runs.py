@@ -50,7 +50,7 @@ def run(config: RunConfig) -> Path:
     vae = build_vae(config, train.image_shape)
     if "vae" in config.stages:
         features = make_feature_cache(config, vae.to(accelerator.device), train, accelerator)
-        options = (config.levels, config.perceptual, features, config.path, config.pretext)
+        options = (config.levels, config.perceptual, features, config.path, config.pretext, config.vae_training.images)
         stage = VAEStage(vae, train, held_out, accelerator.device, *options)
         identity = {
             "vae": settings(vae), "levels": config.levels, "perceptual": config.perceptual, "path": config.path,

@@ -144,11 +144,11 @@ class Trainer:
         batch = max(batch, accelerator.num_processes)  # every process takes part in every step
         indices = batch_indices(self.images, batch, self.stage.count, self.seed)
         generator = torch.Generator().manual_seed(derived_seed(self.seed, self.stage.name, self.images))
+        if hasattr(self.stage, "begin"):
+            self.stage.begin(self.images)
         draws = self.stage.draw(batch, generator)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = group["peak"] * learning_rate_factor(self.images, config)
-        if hasattr(self.stage, "begin"):
-            self.stage.begin(self.images)
         opponent = self.opponent if self.opponent is not None and self.opponent.active else None
 
         share = range(accelerator.process_index, batch, accelerator.num_processes)

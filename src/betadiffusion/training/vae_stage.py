@@ -36,7 +36,7 @@ class VAEStage:
 
     `levels`: how they are drawn, uniformly by default. `perceptual` and `path`: terms beside Eq. 4, none by default.
     `features`: those of the training images under a frozen encoder, in its place. `pretext`: what beta-Diffusion does
-    not see.
+    not see. `images`: of the whole training, over which `levels.start_power` goes to `levels.power`; 0 for the latter.
     """
 
     name = "vae"
@@ -52,6 +52,7 @@ class VAEStage:
         features: FeatureCache | None = None,
         path: PathConfig | None = None,
         pretext: PretextConfig | None = None,
+        images: int = 0,
     ) -> None:
         self.model, self.train, self.device, self.features = model, train, device, features
         self.curvature = 0.0 if path is None else path.curvature
@@ -59,7 +60,8 @@ class VAEStage:
         self.held_out = load_images(held_out, np.arange(min(VALIDATION_IMAGES, len(held_out))), device)
         self.pretext = pretext if pretext is not None and (pretext.mask or pretext.noise) else None
         levels = levels or LevelsConfig()
-        self.level_draw, self.kl_warmup, self.kl_share = LevelDraw(levels, model.schedule), levels.kl_warmup_images, 1.0
+        self.level_draw = LevelDraw(levels, model.schedule, images)
+        self.kl_warmup, self.kl_share = levels.kl_warmup_images, 1.0
         self.perceptual: Perceptual | None = None
         self.opponent: Adversary | None = None
         if perceptual is not None and (perceptual.l1 or perceptual.lpips):
@@ -72,6 +74,7 @@ class VAEStage:
 
     def begin(self, images: int) -> None:
         """Begins the training step after so many images."""
+        self.level_draw.begin(images)
         self.kl_share = min(1.0, images / self.kl_warmup) if self.kl_warmup else 1.0
         if self.opponent is not None:
             self.opponent.begin(images)
