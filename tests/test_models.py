@@ -106,21 +106,24 @@ def test_encoder_and_decoder_follow_the_level_in_every_block():
             for other in blocks:
                 torch.nn.init.zeros_(other.modulation.weight)
             block.modulation.weight.data.copy_(weights[i])
-            given = images() if part == "encoder" else torch.randn(3, 4 + vae.told, 1, 1)
+            given = images() if part == "encoder" else torch.randn(3, 4, 1, 1)
             with torch.no_grad():
                 out = [getattr(vae, part)(given, vae.embedding(torch.full((3,), t))) for t in (0.1, 0.9)]
             assert not torch.allclose(*out)
 
 
-def test_a_decoder_of_vectors_gets_the_level_beside_the_latent():
-    """With the level silenced in every block it still draws another image at another level, whatever z says."""
-    vae = MultiBetaVAE(**SMALL).eval()
+@pytest.mark.parametrize("channels", [0, 3])
+def test_level_channels_tell_the_decoder_the_level_beside_the_latent(channels):
+    """With the level silenced in every block, only then does it draw another image at another level."""
+    vae = MultiBetaVAE(**SMALL, level_channels=channels).eval()
     for block in (m for m in vae.decoder.modules() if hasattr(m, "modulation")):
         torch.nn.init.zeros_(block.modulation.weight)
-    z = torch.zeros(1, 4, 1, 1)
+    z = torch.ones(1, 4, 1, 1)
     with torch.no_grad():
         low, high = (vae.decode(z, torch.tensor(t)) for t in (0.1, 0.9))
-    assert not torch.allclose(low, high)
+    assert torch.allclose(low, high) == (channels == 0)
+    with pytest.raises(ValueError, match="level_channels is from 0 to embedding_dim"):
+        MultiBetaVAE(**SMALL, level_channels=10_000)
 
 
 def test_velocity_is_the_derivative_of_the_mean(vae):

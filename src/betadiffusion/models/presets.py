@@ -28,6 +28,7 @@ class VAEArguments(TypedDict, total=False):
     boundary: bool
     knots: int
     sigma_from: str
+    level_channels: int
 
 
 class DenoiserArguments(TypedDict, total=False):
@@ -83,6 +84,7 @@ VAE_PRESETS: dict[str, VAEArguments] = {
         "channels": (32, 64, 128),
         "embedding_dim": 128,
         "schedule": "log_beta",  # spreads the rate evenly over the levels
+        "level_channels": 16,
     },
     "toy": {  # paper, C.1.2
         "sample_size": 64,
@@ -92,6 +94,7 @@ VAE_PRESETS: dict[str, VAEArguments] = {
         "channels": (64, 64, 128, 256),
         "embedding_dim": 256,
         "schedule": "linear",
+        "level_channels": 16,
     },
     "celeba64": {  # Table 4
         "sample_size": 64,

@@ -18,7 +18,6 @@ from betadiffusion.schedules import Schedule, make_schedule
 
 SIGMA_START = 0.1  # of sigma(0), and of every sigma of an image
 LEAST_SIGMA = 1e-4
-TOLD = 16  # channels of the level's embedding that a decoder of vectors gets beside the latent
 
 
 class VAEOutput(NamedTuple):
@@ -42,6 +41,8 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
     f(x,1) = 0 and sigma(1) = 1 by construction (erratum 6). `schedule` names the weights of Eq. 4 ("sinusoidal",
     "linear", or "log_beta" over [beta_min, beta_max], by default up to a quarter of the number of pixel values, where
     the prior wins on images). `activation` "silu" or, as the paper prints, "sigmoid".
+    With `level_channels` the decoder gets so many channels of the level's embedding beside the latent, for what all
+    images of a level have in common: a vector knows no places, and a shift of whole channels cannot draw a mean image.
     `layers_per_block` (2 by default), `attention_resolutions` and `dropout` are those of block "resnet".
     Raises ValueError for a block, activation or size that does not exist.
     """
@@ -65,16 +66,18 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
         boundary: bool = True,
         knots: int = 65,
         sigma_from: str = "level",
+        level_channels: int = 0,
     ) -> None:
         super().__init__()
         if sigma_from not in ("image", "level"):
             raise ValueError(f"unknown sigma_from {sigma_from!r}; choose image or level")
-        # a vector knows no places: beside it the decoder gets the level, for what all images of a level have in common
-        self.told = min(TOLD, embedding_dim) if block == "conv" else 0
+        if not 0 <= level_channels <= embedding_dim:
+            raise ValueError(f"level_channels is from 0 to embedding_dim, {embedding_dim}, not {level_channels}")
         self.encoder, self.decoder = make_backbone(
-            sample_size=sample_size, in_channels=in_channels, latent_channels=latent_channels + self.told, block=block,
-            channels=channels, layers_per_block=layers_per_block, attention_resolutions=attention_resolutions,
-            embedding_dim=embedding_dim, activation=activation, dropout=dropout,
+            sample_size=sample_size, in_channels=in_channels, latent_channels=latent_channels + level_channels,
+            block=block, channels=channels, layers_per_block=layers_per_block,
+            attention_resolutions=attention_resolutions, embedding_dim=embedding_dim, activation=activation,
+            dropout=dropout,
             encoded_channels=2 * latent_channels if sigma_from == "image" else latent_channels,
         )  # fmt: skip
         self.embedding = LevelEmbedding(embedding_dim)
@@ -127,8 +130,8 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
     def decode(self, z: Tensor, t: Tensor) -> Tensor:
         """g(z,t), the mean image (B,C,H,W), float32, not clipped: z latent, t (B,) or () in [0, 1]."""
         embedding = self.embedding(self._levels(t, len(z)))
-        told = embedding[:, : self.told, None, None].to(z)
-        return self.decoder(torch.cat([z, told], dim=1) if self.told else z, embedding).float()
+        level = embedding[:, : self.config.level_channels, None, None].to(z).expand(-1, -1, *z.shape[2:])
+        return self.decoder(torch.cat([z, level], dim=1), embedding).float()
 
     def sigma(self, t: Tensor) -> Tensor:
         """Latent noise scale at levels t of any shape; rises with t. With sigma_from "image" the calibrated table."""

@@ -56,6 +56,7 @@ class VAEConfig:
         knots: knots of the learned curves sigma(t) and s(t).
         sigma_from: sigma of the posterior from the "level" alone, as the paper has it, or from the "image" and the
             level, one for each dimension.
+        level_channels: channels of the level's embedding that the decoder gets beside the latent.
     """
 
     preset: Literal["demo", "toy", "celeba64", "ldm256"] = "demo"
@@ -72,6 +73,7 @@ class VAEConfig:
     boundary: bool | None = None
     knots: int | None = None
     sigma_from: Literal["level", "image"] | None = None
+    level_channels: int | None = None
 
 
 @dataclass
