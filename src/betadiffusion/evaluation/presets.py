@@ -56,12 +56,15 @@ PUBLISHED: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
     ),
 }  # fmt: skip
 
+WHOLE_BATCH = {"set": {"vae_training.batch_size": 64}}  # for losses of a batch as a whole, as in disentanglement_lib
 # What `betadiffusion compare --preset` trains, by the row's name, and what it measures; an option given by the user
 # wins. stages: of ours; set: further keys; base: for directions found on the frozen model of another row, its name.
 COMPARED: dict[str, dict[str, dict[str, Any]]] = {
-    "paper-table1": {"beta_vae": {}, "info_vae": {}, "diffae": {}, "infodiffusion": {}, "multi_beta_vae": {}},
+    "paper-table1": {
+        "beta_vae": {}, "info_vae": WHOLE_BATCH, "diffae": {}, "infodiffusion": WHOLE_BATCH, "multi_beta_vae": {},
+    },
     "paper-table2": {
-        "beta_vae": {}, "factor_vae": {}, "beta_tcvae": {}, "multi_beta_vae": {"stages": ["vae"]},
+        "beta_vae": {}, "factor_vae": WHOLE_BATCH, "beta_tcvae": WHOLE_BATCH, "multi_beta_vae": {"stages": ["vae"]},
         "multi_beta_vae with sigma of the image": {
             "model": "multi_beta_vae", "stages": ["vae"], "set": {"vae.sigma_from": "image"},
         },
