@@ -170,6 +170,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
     grid, sharper = config.levels.distribution == "grid", config.perceptual
     linear = multi_beta and arguments.get("schedule") != "log_beta"
     powers = ["levels.power", "levels.start_power"]
+    uneven = "joint" in config.stages and config.levels.start_power != config.levels.power
     logit = ["diffusion.logit_mean", "diffusion.logit_scale"]
     joint, decoder = "joint" in config.stages, config.decoder
     loose = ["diffusion.weighting", "diffusion.levels", "diffusion.velocity"]
@@ -191,7 +192,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
         (not cached, ["cache.limit_gb"], "with cache.levels 0, which is no cache"),
         (not grid, ["levels.betas", "levels.values"], "unless levels.distribution is 'grid'"),
         (config.levels.distribution != "stratified", powers, "unless levels.distribution is 'stratified'"),
-        (joint, ["levels.start_power"], "with stage 'joint', whose denoiser needs all levels"),
+        (uneven, ["levels.start_power"], "with stage 'joint', whose denoiser needs all levels alike"),
         (not sharper.lpips, ["perceptual.lpips_weights"], "with perceptual.lpips 0"),
         (not sharper.adversarial, ["perceptual.start_images", "perceptual.channels"], "with perceptual.adversarial 0"),
         (True, ["diffusion_training.encoder_rate"], "with the VAE frozen then"),
