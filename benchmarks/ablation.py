@@ -1,7 +1,7 @@
 """The choices of the diffusion, one at a time around the default: Frechet distances at equal training.
 
     python benchmarks/ablation.py runs/shapes [--group denoiser | vae] [--seeds 0 1 2] [--images 300000]
-        [--vae-images 320000] [--count 1000] [--only TEXT ...] [--out ablation]
+        [--vae-images 280000] [--count 1000] [--only TEXT ...] [--out ablation]
 
 Group "denoiser" trains denoisers on the run's VAE and one latent cache: predictions, weightings, levels, sizes of the
 network. Group "vae" trains the VAE too: boundary, curvature penalty, schedule of beta. Every row, a choice and a seed,

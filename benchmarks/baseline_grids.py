@@ -40,7 +40,7 @@ def configured(name: str, options: argparse.Namespace) -> RunConfig:
     for stage in config.stages:
         training = getattr(config, TRAINING[stage])
         setattr(config, TRAINING[stage], with_images(training, images))
-    scale = images / 320_000  # schedules over images go with the budget
+    scale = images / 280_000  # schedules over images go with the budget
     for key in ("capacity_images", "kl_warmup_images"):
         given = PRESETS[name].arguments.get(key) and (getattr(config.baseline, key) or PRESETS[name].arguments[key])
         if given:

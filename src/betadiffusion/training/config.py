@@ -330,7 +330,7 @@ class OptimisationConfig:
         keep_checkpoints: newest checkpoints kept.
     """
 
-    images: int = 320_000
+    images: int = 280_000
     batch_size: int = 32
     accumulation: int = 1
     learning_rate: float = 2e-3
