@@ -71,8 +71,9 @@ COMPARED: dict[str, dict[str, dict[str, Any]]] = {
     },
     "paper-table3": {"vq_vae": {}, "ddpm": {}, "latent_diffusion": {}, "multi_beta_vae": {}},
     "paper-table7": {
-        "vae": {}, "disco on vae": {"model": "disco", "base": "vae"}, "multi_beta_vae": {"stages": ["vae"]},
-        "disco on multi_beta_vae": {"model": "disco", "base": "multi_beta_vae"},
+        "vae": {}, "disco on vae": {"model": "disco", "base": "vae"} | WHOLE_BATCH,
+        "multi_beta_vae": {"stages": ["vae"]},
+        "disco on multi_beta_vae": {"model": "disco", "base": "multi_beta_vae"} | WHOLE_BATCH,
     },
 }  # fmt: skip
 COMPARE_PRESETS: dict[str, dict[str, Any]] = {
