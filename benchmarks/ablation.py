@@ -4,11 +4,12 @@
         [--vae-images 280000] [--count 1000] [--only TEXT ...] [--out ablation]
 
 Group "denoiser" trains denoisers on the run's VAE and one latent cache: predictions, weightings, levels, sizes of the
-network. Group "vae" trains the VAE too: boundary, curvature penalty, schedule of beta. Every row, a choice and a seed,
-is trained on as many images and judged by 1,000 samples from the same noise, in the report's features, at 4, 10, 20
-and 50 evaluations, by whichever deterministic solver is best there (named in the table; the choice is made on the same
-samples, alike for every row). Rows are kept in OUT/GROUP.json: what is there is not done again. Prints a markdown table
-of means and standard errors over seeds, with images per second beside them, since choices differ in passes per image.
+network, images a step. Group "vae" trains the VAE too: boundary, curvature penalty, schedule of beta. Every row, a
+choice and a seed, is trained on as many images and judged by 1,000 samples from the same noise, in the report's
+features, at 4, 10, 20 and 50 evaluations, by whichever deterministic solver is best there (named in the table; the
+choice is made on the same samples, alike for every row). Rows are kept in OUT/GROUP.json: what is there is not done
+again. Prints a markdown table of means and standard errors over seeds, with images per second beside them, since
+choices differ in passes per image.
 
 On 2 CPU cores, for the demo's run, about 2 minutes a row: 42 rows of group "denoiser" in an hour and a half. A row of
 group "vae" takes 6 minutes more.
@@ -58,6 +59,7 @@ CHOICES: dict[str, dict[str, Changes]] = {
         "levels importance": {"diffusion.levels": "importance"},
         **{f"width {width}": {"denoiser.width": width} for width in (256, 1024)},
         **{f"depth {depth}": {"denoiser.depth": depth} for depth in (2, 8)},
+        **{f"steps of {size}": {"diffusion_training.batch_size": size} for size in (64, 128)},
     },
     "vae": {
         "default": {},
