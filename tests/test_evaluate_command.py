@@ -26,7 +26,7 @@ def means_of_a_grid(images):
 
 def make_run(folder, source="dsprites"):
     torch.manual_seed(0)
-    shape = {"latent_channels": 4, "channels": [8, 16], "embedding_dim": 8, "knots": 9}
+    shape = {"latent_channels": 4, "channels": [8, 16], "embedding_dim": 8, "level_channels": 4, "knots": 9}
     config = RunConfig(
         data=DataConfig(source=str(source), size=SIZE, limit=300, held_out=60, channels=1),
         vae=VAEConfig(preset="demo", **shape),
