@@ -214,7 +214,7 @@ def test_a_video_is_what_ffmpeg_makes_of_the_frames(run, tmp_path, monkeypatch, 
     [
         ("directions --level 1.2", "--level must be from 0 to 1, not 1.2"),
         ("directions --level 1", "at level 1 the codes say nothing of the images: choose a lower level"),
-        ("directions --pca 0", "--pca must be positive, or 0 beside --attributes, --factors or --labels, not 0"),
+        ("directions --pca 0", "--pca must be positive, or 0 beside other directions, not 0"),
         ("directions --pca 9", "there are at most 4 principal components of these codes, not 9"),
         ("directions --count 1", "--count must be at least 2 and --num-images positive, not 1 and 6"),
         ("directions --attributes child", "the images of this run have no attributes to find directions of"),

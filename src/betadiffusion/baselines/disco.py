@@ -72,9 +72,16 @@ class DisCo(Baseline):
         self.frozen.eval()
         return self
 
+    @property
+    def code_level(self) -> float | None:
+        """The level of the base's codes; None of a base without levels."""
+        if not getattr(self.frozen, "has_levels", True):
+            return None
+        return LEVEL if self.config.base_level is None else self.config.base_level
+
     def level(self, x: Tensor) -> Tensor:
         """The level of the base's codes, for each of a batch."""
-        return x.new_full((len(x),), LEVEL if self.config.base_level is None else self.config.base_level)
+        return x.new_full((len(x),), self.code_level or 0.0)
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:

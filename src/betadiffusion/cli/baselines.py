@@ -71,6 +71,16 @@ def reconstruct(command: Callable[..., None], run: Path, name: str, options: Map
     print(f"{len(x)} images: {out}")
 
 
+def load_coder(run: Path, name: str) -> "Baseline":
+    """The trained baseline of a run with an encoder and a decoder, in eval mode; ValueError for one without."""
+    from betadiffusion.baselines.runs import load_baseline
+
+    model = load_baseline(run).eval()
+    if not (hasattr(model, "encode_mean") and hasattr(model, "decode")):
+        raise ValueError(f"{run} is a run of model {name!r}, which does not both encode and decode")
+    return model
+
+
 def _load(run: Path, name: str, verb: str) -> "Baseline":
     """The trained baseline of a run, on the GPU where there is one; ValueError where it cannot do the verb."""
     import torch

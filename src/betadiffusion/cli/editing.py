@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from betadiffusion.cli.baselines import baseline_of
 from betadiffusion.cli.conditions import condition_options, known_condition
 from betadiffusion.cli.loading import check_png, load_pipeline
 from betadiffusion.cli.walking import DEFAULTS, Clock, Method, Variable, check_seed, no_effect, walking_options
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from betadiffusion.pipelines.directions import Direction
@@ -26,13 +28,14 @@ GRID_STRENGTHS = (-3.0, -1.5, 0.0, 1.5, 3.0)
 def directions(
     run: Path,
     *,
-    level: float = 0.6,
+    level: float | None = None,
     pca: int = 8,
     attributes: tuple[str, ...] = (),
     factors: tuple[str, ...] = (),
     labels: bool = False,
+    disco: Path | None = None,
     count: int = 4_000,
-    show: Literal["walked", "alone"] = "walked",
+    show: Literal["walked", "alone"] | None = None,
     num_images: int = 6,
     out: Path | None = None,
 ) -> None:
@@ -47,25 +50,29 @@ def directions(
 
     Args:
         run: folder of a run.
-        level: level of the codes, from 0 (keep everything) to 1 (keep nothing).
+        level: level of the codes, from 0 (keep everything) to 1 (keep nothing); by default 0.6, or that of --disco.
         pca: how many principal components, "pca-1" and on.
         attributes: names of attributes that the run's images have, or all.
         factors: names of factors, for the slope of the codes on their values, or NAME:LOW:HIGH, for two of the values;
             or all.
         labels: directions for each class, "label-NAME", or "label-0" and on where classes have no names.
+        disco: folder of a run of model disco whose baseline.base was this run: its directions, "disco-1" and on.
         count: training images to compute from, and held-out ones to score on, at most.
-        show: pictures walked back to level 0 by the diffusion, or by the VAE alone.
+        show: pictures walked back to level 0 by the diffusion, or by the VAE alone; by default the first, of a baseline
+            the second.
         num_images: held-out images in each picture.
         out: folder for the pictures; RUN/directions/level-LEVEL by default.
     """
-    if not 0 <= level <= 1:
-        raise ValueError(f"--level must be from 0 to 1, not {level}")
-    if pca < 0 or not (pca or attributes or factors or labels):
-        raise ValueError(f"--pca must be positive, or 0 beside --attributes, --factors or --labels, not {pca}")
+    if pca < 0 or not (pca or attributes or factors or labels or disco):
+        raise ValueError(f"--pca must be positive, or 0 beside other directions, not {pca}")
     if count < 2 or num_images < 1:
         raise ValueError(f"--count must be at least 2 and --num-images positive, not {count} and {num_images}")
-    out = out or run / "directions" / f"level-{level:g}"
+    show, asked = show or _usual(run), () if level is None else (level,)
+    _check_levels(asked)
     pipeline = load_pipeline(run, needs_denoiser=show == "walked")
+    vectors, disco_level = _disco(disco, pipeline) if disco else (None, None)
+    (level,) = _levels(pipeline, asked, disco_level)
+    out = out or run / "directions" / f"level-{level:g}"
     import numpy as np
     import torch
     from tqdm import tqdm
@@ -81,7 +88,7 @@ def directions(
     config = load_config(run)
     parts = load_split(config.data, pipeline.vae.image_shape[-1], config.seed)
     train, held_out = (Subset(part, np.arange(min(count, len(part)))) for part in parts)
-    found = find_directions(pipeline, train, held_out, level, pca, attributes, factors, labels)
+    found = find_directions(pipeline, train, held_out, level, pca, attributes, factors, labels, vectors)
     pipeline.directions = found
     x = torch.from_numpy(held_out.images(np.arange(min(num_images, len(held_out)))))
     pictures = {}
@@ -102,7 +109,7 @@ def edit(
     direction: tuple[str, ...] = (),
     strengths: tuple[float, ...] = GRID_STRENGTHS,
     level: float | None = None,
-    show: Show = "walked",
+    show: Show | None = None,
     num_images: int = 8,
     code: Code = "draw",
     class_: str | None = None,
@@ -130,7 +137,7 @@ def edit(
         strengths: how far to move, in standard deviations of the codes.
         level: level to move at; may be left out where the directions are known at one level only.
         show: images walked back to level 0 by the diffusion, by the VAE alone (from the mean), or both, one below the
-            other.
+            other; by default the first, of a baseline the second.
         num_images: images from each folder or zip, its first by name, or from the held-out ones.
         code: what the walk starts from: a draw of q(z|x;t), or its mean, which keeps more of the image and is blurred.
         class_: what to walk to: a class, a name or a number, in a run with condition.kind "labels".
@@ -148,6 +155,7 @@ def edit(
         seed: of all noise, of which every strength gets the same.
         out: the picture, a .png; RUN/edits.png by default.
     """
+    show = show or _usual(run)
     walking = _walking(show, code, seed, walking_options(steps, method, variable, eta, churn, clock, end))
     useless = "with --show alone" if show == "alone" else ""
     asked = condition_options(class_, attribute, text, guidance, guidance_interval, useless)
@@ -169,7 +177,9 @@ def edit(
     known = pipeline.directions = load(run / "directions", fingerprint(pipeline.vae))
     if not known:
         raise ValueError(f"{run} has no directions yet, or of another training: run betadiffusion directions {run}")
-    if level is None:
+    if level is not None:
+        (level,) = _levels(pipeline, (level,))
+    else:
         levels = sorted({each.level for each in known if each.name in direction})
         if len(levels) > 1:
             raise ValueError(f"--level is missing: there are directions of this name at {', '.join(map(str, levels))}")
@@ -187,10 +197,10 @@ def interpolate(
     images: tuple[str, ...],
     *,
     frames: int = 9,
-    level: tuple[float, ...] = (0.6,),
+    level: tuple[float, ...] = (),
     dims: tuple[str, ...] = (),
     interpolation: Literal["slerp", "linear"] = "slerp",
-    show: Show = "walked",
+    show: Show | None = None,
     code: Code = "draw",
     class_: str | None = None,
     attribute: tuple[str, ...] = (),
@@ -214,12 +224,12 @@ def interpolate(
         images: two images, each a file, or a folder or zip whose first by name is taken; held-out images of the run by
             default.
         frames: images on the way, both ends counted.
-        level: one level, or several, a row each.
+        level: one level, or several, a row each; 0.6 by default.
         dims: dimensions of the flattened latent to interpolate, numbers or ranges such as 0-15; the others stay the
             first image's. All by default.
         interpolation: slerp, spherical on the codes, or linear, on their means, with the noise kept at its scale.
         show: images walked back to level 0 by the diffusion, by the VAE alone (from the means), or both, one below the
-            other.
+            other; by default the first, of a baseline the second.
         code: what the walk starts from: a draw of q(z|x;t), or its mean, which keeps more of the image and is blurred.
         class_: what to walk to: a class, a name or a number, in a run with condition.kind "labels".
         attribute: attributes to have, NAME=1, or not to have, NAME=0, in a run with condition.kind "attributes".
@@ -236,13 +246,13 @@ def interpolate(
         seed: of all noise.
         out: a .png for a strip, a .gif or .mp4 for an animation, there and back; RUN/interpolation.png by default.
     """
+    show = show or _usual(run)
     walking = _walking(show, code, seed, walking_options(steps, method, variable, eta, churn, clock, end))
     useless = "with --show alone" if show == "alone" else ""
     asked = condition_options(class_, attribute, text, guidance, guidance_interval, useless)
     if frames < 2:
         raise ValueError(f"--frames must be at least 2, not {frames}")
-    if bad := [each for each in level if not 0 <= each <= 1]:
-        raise ValueError(f"--level must be from 0 to 1, not {bad[0]}")
+    _check_levels(level)
     out = out or run / "interpolation.png"
     if out.suffix not in (".png", ".gif", ".mp4"):
         raise ValueError(f"--out must be a .png, .gif or .mp4, not {out}")
@@ -257,7 +267,7 @@ def interpolate(
     from betadiffusion.pipelines.interpolation import numbers
     from betadiffusion.training.pictures import grid
 
-    chosen = numbers(dims)
+    level, chosen = _levels(pipeline, level), numbers(dims)
     x = torch.from_numpy(pictures.images_of(run, images, pipeline.vae.image_shape, 1 if images else 2))
     if len(x) != 2:
         raise ValueError(f"interpolate needs two images, not {len(x)}")
@@ -278,6 +288,46 @@ def interpolate(
         write = pictures.save_gif if out.suffix == ".gif" else pictures.save_mp4
         write(out, there + there[-2:0:-1])
     print(f"{frames} images from one to the other at level {', '.join(f'{each:g}' for each in level)}: {out}")
+
+
+def _usual(run: Path) -> Literal["walked", "alone"]:
+    """What is shown of a run where nothing is asked for: a baseline has nothing to walk with."""
+    return "alone" if baseline_of(run) else "walked"
+
+
+def _check_levels(levels: Sequence[float]) -> None:
+    """ValueError for one out of range."""
+    if bad := [level for level in levels if not 0 <= level <= 1]:
+        raise ValueError(f"--level must be from 0 to 1, not {bad[0]}")
+
+
+def _levels(
+    pipeline: "BetaDiffusionPipeline", asked: tuple[float, ...], only: float | None = None
+) -> tuple[float, ...]:
+    """The levels asked for, by default 0.6, or `only`; 0, and none to ask for, of a baseline without levels."""
+    if not getattr(pipeline.vae, "has_levels", True):
+        if asked:
+            raise ValueError("--level has no effect with a baseline without levels: leave it out")
+        return (0.0,)
+    if asked and only is not None and asked != (only,):
+        raise ValueError(f"the directions of --disco are of level {only:g}: leave out --level, or give that one")
+    return asked or (0.6 if only is None else only,)
+
+
+def _disco(folder: Path, pipeline: "BetaDiffusionPipeline") -> "tuple[np.ndarray, float | None]":
+    """Directions (K,d) that a DisCo run found in the codes of this pipeline's model, and their level, where it has any.
+
+    ValueError for any other folder.
+    """
+    from betadiffusion.baselines.runs import load_baseline
+    from betadiffusion.training.stored import fingerprint
+
+    if baseline_of(folder) != "disco":
+        raise ValueError(f"--disco must be the folder of a run of model 'disco', which {folder} is not")
+    model = load_baseline(folder)
+    if fingerprint(model.frozen) != fingerprint(pipeline.vae):
+        raise ValueError(f"the directions of {folder} are of another model: its baseline.base was not this run")
+    return model.navigator.detach().numpy(), model.code_level
 
 
 def _walking(show: Show, code: Code, seed: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -330,6 +380,6 @@ def _table(found: "Sequence[Direction]") -> str:
     width = max(len(direction.name) for direction in found)
     lines = [f"{'name':{width}}  {'kind':8}  held out"]
     for each in found:
-        score = f"{each.score:.1%} of the variance" if each.kind == "pca" else f"AUROC {each.score:.3f}"
+        score = f"{each.score:.1%} of the variance" if each.kind in ("pca", "disco") else f"AUROC {each.score:.3f}"
         lines.append(f"{each.name:{width}}  {each.kind:8}  {score}")
     return "\n".join(lines)

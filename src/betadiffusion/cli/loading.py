@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from betadiffusion.cli.baselines import baseline_of
+from betadiffusion.cli.baselines import baseline_of, load_coder
 
 if TYPE_CHECKING:
     from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
@@ -17,7 +17,8 @@ def require_pipeline(run: Path) -> None:
         raise ValueError(f"{run} is not the folder of a run: it has no config.yaml")
     if name := baseline_of(run):
         raise ValueError(
-            f"{run} is a run of model {name!r}, a baseline: it can be sampled, reconstructed and evaluated"
+            f"{run} is a run of model {name!r}, a baseline without a diffusion between levels: it can be sampled, "
+            f"reconstructed, edited with --show alone, and evaluated, as far as its model can"
         )
     if not (run / "pipeline" / "model_index.json").is_file():
         raise ValueError(f"{run} has no pipeline/model_index.json: its training has not finished")
@@ -26,9 +27,11 @@ def require_pipeline(run: Path) -> None:
 def load_pipeline(run: Path, needs_denoiser: bool = True) -> "BetaDiffusionPipeline":
     """The pipeline of a run, from safetensors and JSON alone, on the GPU where there is one, or what stage "vae" left.
 
-    ValueError where the folder is not a run's, or where what is needed has not been trained yet.
+    Without a denoiser also that of a baseline with an encoder and a decoder. ValueError where the folder is not a
+    run's, or where what is needed has not been trained yet.
     """
-    if needs_denoiser or baseline_of(run) or not (run / "vae" / "model").is_dir():
+    baseline = baseline_of(run)
+    if needs_denoiser or not (baseline or (run / "vae" / "model").is_dir()):
         require_pipeline(run)
     import torch
     from diffusers.utils import logging
@@ -37,7 +40,9 @@ def load_pipeline(run: Path, needs_denoiser: bool = True) -> "BetaDiffusionPipel
     from betadiffusion.training.models import load_vae
 
     logging.disable_progress_bar()
-    if (run / "pipeline").is_dir():
+    if baseline:
+        pipeline = BetaDiffusionPipeline(load_coder(run, baseline))
+    elif (run / "pipeline").is_dir():
         try:
             pipeline = BetaDiffusionPipeline.from_pretrained(run / "pipeline", use_safetensors=True)
         except OSError as error:

@@ -6,7 +6,7 @@ import numpy as np
 
 from betadiffusion.data import AttributeSet, Subset
 from betadiffusion.evaluation.encoders import Encoder
-from betadiffusion.pipelines.directions import Codes, Direction, contrast, principal, slope
+from betadiffusion.pipelines.directions import Codes, Direction, along, contrast, principal, slope
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 
 Pair = tuple[np.ndarray, np.ndarray]  # of the training images, of the held-out ones
@@ -21,13 +21,14 @@ def find_directions(
     attributes: Sequence[str] = (),
     factors: Sequence[str] = (),
     labels: bool = False,
+    disco: np.ndarray | None = None,
 ) -> list[Direction]:
     """Directions at a level, computed from all of `train` and scored on all of `held_out`.
 
     pca: how many principal components. attributes, factors: names, or "all"; a factor gives the slope of the codes on
-    its values, as NAME:LOW:HIGH the contrast of two of them. labels: one contrast for each class,
-    by its name or number. Raises ValueError for
-    what the images have not, and as `pipelines.directions` does.
+    its values, as NAME:LOW:HIGH the contrast of two of them. labels: one contrast for each class, by its name or
+    number. disco: directions (K,d) that are known already. Raises ValueError for what the images have not, and as
+    `pipelines.directions` does.
     """
     contrasts = {**_attributes(train, held_out, attributes), **(_labels(train, held_out) if labels else {})}
     slopes = {}
@@ -41,8 +42,10 @@ def find_directions(
             slopes[word] = pair
     encoder = Encoder("run", pipeline.vae, pipeline.vae.image_shape, device=pipeline.device)
     (mean, sigma), (test, _) = (encoder.codes(part, level, progress=True) for part in (train, held_out))
-    codes = Codes(level, pipeline.vae.latent_shape, mean, test, sigma)
+    codes = Codes(level, pipeline.vae.latent_shape, mean, test, 0.0 if sigma is None else sigma)
     found = principal(codes, pca) if pca else []
+    if disco is not None:
+        found += along(codes, "disco", disco)
     for name, pair in contrasts.items():
         found += contrast(codes, name, *pair)
     return found + [slope(codes, name, *pair) for name, pair in slopes.items()]

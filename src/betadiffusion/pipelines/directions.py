@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-Kind = Literal["pca", "logistic", "means", "slope"]
+Kind = Literal["pca", "disco", "logistic", "means", "slope"]
 
 REGULARISATION = 100.0  # of the logistic regression, on standardised codes: latents may have thousands of dimensions
 
@@ -30,8 +30,8 @@ class Direction:
     """A direction at one level.
 
     vector: shaped like the latent (C,h,w), its norm one standard deviation of drawn codes along it.
-    score: on images that it was not computed from: the share of the means' variance along it (kind "pca"), or the AUROC
-    of drawn codes along it, of images that have what is named against images that have not.
+    score: on images that it was not computed from: the share of the means' variance along it (kinds "pca", "disco"), or
+    the AUROC of drawn codes along it, of images that have what is named against images that have not.
     count: images that it was computed from.
     """
 
@@ -93,10 +93,16 @@ def principal(codes: Codes, count: int) -> list[Direction]:
     if count > most:
         raise ValueError(f"there are at most {most} principal components of these codes, not {count}")
     components = PCA(count, random_state=0).fit(codes.train).components_
-    shares = (codes.test @ components.T).var(axis=0) / codes.test.var(axis=0).sum()
+    return along(codes, "pca", components)
+
+
+def along(codes: Codes, kind: Literal["pca", "disco"], vectors: np.ndarray) -> list[Direction]:
+    """Directions "KIND-1" and on, along the rows of vectors (K,d), of any norm."""
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    shares = (codes.test @ units.T).var(axis=0) / codes.test.var(axis=0).sum()
     return [
-        codes.direction(f"pca-{i + 1}", "pca", component, share, len(codes.train))
-        for i, (component, share) in enumerate(zip(components, shares, strict=True))
+        codes.direction(f"{kind}-{i + 1}", kind, unit, share, len(codes.train))
+        for i, (unit, share) in enumerate(zip(units, shares, strict=True))
     ]
 
 

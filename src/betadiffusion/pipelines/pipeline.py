@@ -40,6 +40,7 @@ class ImagesOutput(BaseOutput):
 class BetaDiffusionPipeline(DiffusionPipeline):
     """A multi-beta VAE, or a beta-Diffusion autoencoder, and the denoiser that walks between its levels.
 
+    Without a denoiser it also edits and interpolates by a baseline that encodes and decodes.
     Images go in as PIL images, as uint8 (B,C,H,W), or as floats (B,C,H,W) in [0, 1], of the VAE's own size and
     channels; they come out as PIL images, or with output_type="pt" as floats (B,C,H,W) in [0, 1].
     What a denoiser was conditioned on can be asked for wherever it walks (`pipelines.conditions`), with classifier-free
