@@ -412,6 +412,7 @@ def test_sizes_and_counts_are_not_zero(key):
         ({"vae_training__adam_betas": (0.9, 1.0)}, "vae_training.adam_betas must be below 1"),
         ({"seed": 2**63}, "seed must be below"),
         ({"vae__beta_min": 200.0, "vae__beta_max": 100.0}, "vae.beta_min 200 must be below vae.beta_max 100"),
+        ({"compile": True, "perceptual__adversarial": 0.5}, "compile cannot go with an adversarial loss"),
         ({"trackers": ["wandb"]}, "pip install 'betadiffusion[wandb]'"),
         ({"denoiser__preset": "celeba64"}, "denoiser.preset 'celeba64' does not fit the latents of vae.preset 'demo'"),
         ({"vae__preset": "celeba64", "denoiser__preset": "toy"}, "does not fit the latents"),

@@ -8,11 +8,14 @@ import signal
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import is_compiled_module
 from torch import nn
 
 from betadiffusion.training import checkpoint
-from betadiffusion.training.config import OptimisationConfig
+from betadiffusion.training.config import OptimisationConfig, RunConfig
 from betadiffusion.training.errors import Interrupted, TrainingError
+from betadiffusion.training.runs import make_accelerator
 from betadiffusion.training.trainer import Trainer, batch_indices, derived_seed, first_difference, learning_rate_factor
 
 CONFIG = OptimisationConfig(
@@ -45,11 +48,9 @@ class Regression:
         return {"error": float((model(self.x) - self.y).square().mean())}
 
 
-def trainer(folder, stage=None, config=CONFIG, seed=0, identity=None):
-    stage = stage or Regression()
-    return Trainer(
-        stage, config, folder, accelerator=Accelerator(cpu=True), seed=seed, identity=identity or {"seed": seed}
-    )
+def trainer(folder, stage=None, config=CONFIG, seed=0, identity=None, accelerator=None):
+    stage, accelerator = stage or Regression(), accelerator or Accelerator(cpu=True)
+    return Trainer(stage, config, folder, accelerator=accelerator, seed=seed, identity=identity or {"seed": seed})
 
 
 def fit(made, resume="auto"):
@@ -74,6 +75,27 @@ def whole(tmp_path_factory):
     done = trainer(tmp_path_factory.mktemp("whole"))
     fit(done)
     return done
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """accelerate's state, which the first Accelerator of a process decides for all, as in a process of its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_compiled_training_is_the_same_training(whole, tmp_path, fresh_accelerate):
+    compiled = trainer(tmp_path, accelerator=Accelerator(cpu=True, dynamo_backend="eager"))
+    assert is_compiled_module(compiled.model)
+    assert not is_compiled_module(compiled.plain)
+    fit(compiled)
+    torch.testing.assert_close(weights(compiled.ema), weights(whole.ema))
+    assert compiled.ema.state_dict().keys() == whole.ema.state_dict().keys()
+
+
+def test_compile_is_inductor(fresh_accelerate):
+    assert make_accelerator(RunConfig(cpu=True, compile=True)).state.dynamo_plugin.backend == "INDUCTOR"
 
 
 def test_training_learns_and_the_average_is_what_is_validated(whole):

@@ -131,6 +131,8 @@ def _combinations(config: RunConfig) -> Iterator[str]:
             yield "path.curvature is in units of sigma of the level alone: sigma_from cannot be 'image'"
     if clash := diffusion_clash(config.diffusion):
         yield clash
+    if config.compile and (config.perceptual.adversarial or ("decoder" in stages and config.decoder.adversarial)):
+        yield "compile cannot go with an adversarial loss, whose adaptive weight takes gradients twice: leave out one"
     if config.condition.kind != "none" and not config.condition.dropout:
         yield "condition.dropout must be positive: walks back, guidance and the report go without the condition too"
     if config.condition.kind == "text" and not config.condition.text_encoder:

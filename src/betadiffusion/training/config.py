@@ -423,6 +423,7 @@ class RunConfig:
             has stage baseline, and some prior after it.
         seed: of everything random.
         precision: "bf16" or "fp32" arithmetic of the networks; "auto" is bf16 where the hardware has it.
+        compile: torch.compile what is trained, where trainings are long enough to pay for the minutes that it takes.
         cpu: stay on the CPU even where there is a GPU.
         trackers: also log to "tensorboard" (in the run's folder) or "wandb".
         out: the run's folder.
@@ -451,6 +452,7 @@ class RunConfig:
     stages: list[Stage] = field(default_factory=lambda: ["vae", "diffusion", "report"])
     seed: int = 0
     precision: Precision = "auto"
+    compile: bool = False
     cpu: bool = False
     trackers: list[Tracker] = field(default_factory=list)
     out: str = "runs/demo"

@@ -217,6 +217,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     accelerator = Accelerator(
         cpu=config.cpu, mixed_precision="no" if precision == "fp32" else precision,
         log_with=list(dict.fromkeys(config.trackers)) or None, project_dir=config.out,
+        dynamo_backend="inductor" if config.compile else None,
     )  # fmt: skip
     if config.trackers:
         Path(config.out).mkdir(parents=True, exist_ok=True)
