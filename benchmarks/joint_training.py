@@ -3,7 +3,7 @@
     python benchmarks/joint_training.py --data shapes [--images 320000] [--seeds 0 1 2] [--weights 0.1 1] [--out DIR]
 
 Every network of every row sees the same number of images; the seconds of training stand beside, the latent cache of the
-two stages not among them. Each row of each seed is a run's folder below --out, which is resumed where it stopped and
+two stages not among them. Joint training draws all levels alike, so two stages stand there with even levels too. Each row of each seed is a run's folder below --out, which is resumed where it stopped and
 measured once. Prints the table of means and standard errors, and writes it with all numbers as OUT/joint_training.json.
 Minutes per row and seed on 2 CPU cores with the defaults; a step of joint training costs 1.4 to 1.8 times one of the
 autoencoder alone.
@@ -34,6 +34,7 @@ from betadiffusion.training.files import write_json
 from betadiffusion.training.models import image_size
 from betadiffusion.training.runs import load_config, load_split, make_accelerator, run
 
+EVEN = "even levels"
 WALK = 0.8
 EVALUATIONS = 20
 DISTANCES = ["samples", "level 0", f"level {WALK:g} alone", f"level {WALK:g} walked"]
@@ -41,7 +42,8 @@ DISTANCES = ["samples", "level 0", f"level {WALK:g} alone", f"level {WALK:g} wal
 
 def rows(weights: Iterable[float]) -> dict[str, tuple[list[str], JointConfig]]:
     """Name of each row, its stages, and how they train together."""
-    named = {"two stages": (["vae", "diffusion"], JointConfig()), "joint, stopped": (["joint"], JointConfig())}
+    two = (["vae", "diffusion"], JointConfig())
+    named = {"two stages": two, f"two stages, {EVEN}": two, "joint, stopped": (["joint"], JointConfig())}
     for weight in weights:
         named[f"joint, shared, weight {weight:g}"] = (["joint"], JointConfig(stop_gradient=False, weight=weight))
     return named
@@ -53,6 +55,8 @@ def configured(options: argparse.Namespace, name: str, stages: list[str], joint:
     folder = Path(options.out) / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
     config = RunConfig(data=data, joint=joint, stages=stages, seed=seed, out=str(folder), cpu=options.cpu)
     config.report = ReportConfig(count=options.count)
+    if EVEN in name:
+        config.levels.start_power = config.levels.power
     for training in (config.vae_training, config.diffusion_training):
         training.images, training.validate_images = options.images, max(1, options.images // 4)
         training.warmup_images = min(training.warmup_images, options.images // 4)
