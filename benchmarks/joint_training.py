@@ -3,10 +3,10 @@
     python benchmarks/joint_training.py --data shapes [--images 320000] [--seeds 0 1 2] [--weights 0.1 1] [--out DIR]
 
 Every network of every row sees the same number of images; the seconds of training stand beside, the latent cache of the
-two stages not among them. Joint training draws all levels alike, so two stages stand there with even levels too. Each row of each seed is a run's folder below --out, which is resumed where it stopped and
-measured once. Prints the table of means and standard errors, and writes it with all numbers as OUT/joint_training.json.
-Minutes per row and seed on 2 CPU cores with the defaults; a step of joint training costs 1.4 to 1.8 times one of the
-autoencoder alone.
+two stages not among them. Joint training draws all levels alike, so two stages stand there with even levels too. Each
+row of each seed is a run's folder below --out, which is resumed where it stopped and measured once. Prints the table of
+means and standard errors, and writes it with all numbers as OUT/joint_training.json. Minutes per row and seed on 2 CPU
+cores with the defaults; a step of joint training costs 1.4 to 1.8 times one of the autoencoder alone.
 
 Columns: Frechet distance, in the report's features, of samples (Heun, 20 evaluations), of held-out images at level 0 by
 the VAE alone, and at level 0.8 alone and walked back; Eq. 4 per pixel on held-out images, mean of six levels, and the
