@@ -3,8 +3,8 @@
     python benchmarks/decoder_tuning.py runs/shapes [--images 100000] [--lpips FILE] [--walked 0.5] [--out runs/decoder]
 
 Copies the run's models for each row into a folder below --out, tunes the decoder there, resumed where it stopped, and
-measures. The run itself stays as it is. Prints the table and writes OUT/decoder_tuning.json. Minutes per row on 2 CPU
-cores for the demo's networks.
+measures. The run itself stays as it is. Prints the table, writes OUT/decoder_tuning.json and draws the same held-out
+images for every row in OUT/decoder_tuning.png. Minutes per row on 2 CPU cores for the demo's networks.
 
 Columns: the distances of benchmarks/joint_training.py; the mean absolute error of a pixel and, with --lpips, LPIPS on
 held-out images at level 0; seconds of tuning.
@@ -24,8 +24,11 @@ from betadiffusion.metrics.lpips import LPIPS
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.training.config import DecoderConfig
 from betadiffusion.training.files import write_json
+from betadiffusion.training.pictures import save_grid
 from betadiffusion.training.runs import load_config, load_split, make_accelerator, run
-from joint_training import DISTANCES, distances, extractor_of, table
+from joint_training import DISTANCES, WALK, distances, extractor_of, table
+
+PICTURES = 10
 
 
 def rows(lpips: str | None, walked: float) -> dict[str, DecoderConfig | None]:
@@ -64,6 +67,22 @@ def errors(folder: Path, lpips: str | None) -> dict[str, float]:
     return {"L1": float((x - made).abs().mean())} | distance
 
 
+def pictures(folders: dict[str, Path]) -> dict[str, torch.Tensor]:
+    """Rows of a grid: held-out images, and of every folder draws of their codes at level 0 and walks back to it."""
+    rows: dict[str, torch.Tensor] = {}
+    for name, folder in folders.items():
+        config = load_config(folder)
+        pipeline = BetaDiffusionPipeline.from_pretrained(folder / "pipeline").to(make_accelerator(config).device)
+        _, held_out = load_split(config.data, pipeline.vae.image_shape[1], config.seed)
+        x = torch.from_numpy(held_out.images(np.arange(PICTURES)))
+        rows.setdefault("original", x.float() / 127.5 - 1)
+        made = pipeline.reconstruct(x, 0.0, torch.Generator().manual_seed(0), output_type="pt").images
+        rows[f"{name}: level 0"] = made * 2 - 1
+        walked = pipeline.denoise(x, WALK, generator=torch.Generator().manual_seed(0), output_type="pt").images
+        rows[f"{name}: from {WALK:g}"] = walked * 2 - 1
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
@@ -75,6 +94,7 @@ def main() -> None:
     options = parser.parse_args()
     extractor = extractor_of(load_config(options.run))
     results: dict[str, list[dict[str, Any]]] = {}
+    folders: dict[str, Path] = {}
     for name, decoder in rows(options.lpips, options.walked).items():
         folder = (
             options.run if decoder is None else options.out / name.replace(" + ", "-").replace(", walked ", "-walked-")
@@ -96,10 +116,12 @@ def main() -> None:
                 seconds = json.loads((folder / "decoder" / "summary.json").read_text())["seconds"]
             numbers = distances(folder, extractor) | errors(folder, options.lpips) | {"seconds": seconds}
             write_json(file, numbers)
+        folders[name] = folder
         results[name] = [json.loads(file.read_text())]
         print(f"{name}: {results[name][0]}", flush=True)
     print(table(results, [*DISTANCES, *(key for key in results["before"][0] if key not in DISTANCES)]))
     settings = {key: str(value) for key, value in vars(options).items()}
+    save_grid(options.out / "decoder_tuning.png", pictures(folders))
     write_json(options.out / "decoder_tuning.json", {"settings": settings, "rows": results})
 
 
