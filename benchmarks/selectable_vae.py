@@ -1,14 +1,14 @@
 """One VAE for every beta against one VAE for each: is a single network as good as those that know one beta only?
 
-    python benchmarks/selectable_vae.py --data shapes [--images 200000] [--start-power 4] [--seed 0] [--out DIR]
+    python benchmarks/selectable_vae.py --data shapes [--images 200000] [--one-images N] [--start-power 4] [--out DIR]
 
 Trains the multi-beta VAE over all levels, and one of the same backbone for each of 8 levels, every one on the same
-number of images; then a plain beta-VAE, whose networks know no level, for a tenth of them, for what a step costs. On
-held-out images: Eq. 4 of the one at each level beside the dedicated one's, rate and distortion, PSNR at equal rate
-(the one's own curve over 65 levels, interpolated at the dedicated one's rate), and how far a latent channel keeps its
-meaning from one beta to the next (correlation of means over images, channel by channel). Draws the rate-distortion
-curves and aggregated posteriors of both beside each other. Runs that are finished are not trained again. Prints a table
-and writes OUT/selectable_vae.json. On 2 CPU cores 20 to 30 minutes with the defaults.
+number of images (or the one on N of them); then a plain beta-VAE, whose networks know no level, for a tenth of them,
+for what a step costs. On held-out images: Eq. 4 of the one at each level beside the dedicated one's, rate and
+distortion, PSNR at equal rate (the one's own curve over 65 levels, interpolated at the dedicated one's rate), and how
+far a latent channel keeps its meaning from one beta to the next (correlation of means over images, channel by channel).
+Draws the rate-distortion curves and aggregated posteriors of both beside each other. Runs that are finished are not
+trained again. Prints a table and writes OUT/selectable_vae.json. On 2 CPU cores 20 to 30 minutes with the defaults.
 """
 
 import argparse
@@ -48,11 +48,11 @@ def configured(options: argparse.Namespace, name: str, levels: list[float]) -> R
     config.data = DataConfig(options.data, options.size, limit=options.limit)
     if levels:
         config.levels.distribution, config.levels.values = "grid", levels
-    elif name.startswith("one"):
-        config.levels.start_power = options.start_power
+    images = options.images
+    if name.startswith("one"):
+        config.levels.start_power, images = options.start_power, options.one_images or images
     training = config.vae_training
-    training.images, training.validate_images = options.images, options.images // 2
-    training.checkpoint_images = options.images // 4
+    training.images, training.validate_images, training.checkpoint_images = images, images // 2, images // 4
     return config
 
 
@@ -60,7 +60,7 @@ def trained(options: argparse.Namespace, name: str, levels: list[float]) -> Path
     """The folder of a finished run."""
     config = configured(options, name, levels)
     if not (Path(config.out) / "vae" / "model").is_dir():
-        print(f"{name}: {options.images} images", flush=True)
+        print(f"{name}: {config.vae_training.images} images", flush=True)
         run(config)
     return Path(config.out)
 
@@ -175,13 +175,15 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--limit", type=int, default=22_000)
     parser.add_argument("--images", type=int, default=200_000, help="that every model sees")
+    parser.add_argument("--one-images", type=int, help="that the one model sees instead")
     parser.add_argument("--start-power", type=float, default=4.0, help="levels.start_power of the one model")
     parser.add_argument("--levels", type=float, nargs="+", default=EIGHT)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/selectable"))
     options = parser.parse_args()
-    ours = trained(options, f"one-start-power-{options.start_power:g}", [])
+    longer = f"-{options.one_images}" if options.one_images else ""
+    ours = trained(options, f"one-start-power-{options.start_power:g}{longer}", [])
     runs = [trained(options, f"level-{level:.3f}", [level]) for level in options.levels]
     config = load_config(ours)
     x = load_images(load_split(config.data, options.size, config.seed)[1], np.arange(2_000), torch.device("cpu"))
