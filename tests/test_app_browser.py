@@ -86,22 +86,20 @@ def shown(page, place, count=1):
     return [pixels(image.get_attribute("src")) for image in page.locator(f"#{place} img").all()]
 
 
-def result(page, place):
-    """The picture in a place, once its walk has ended: it can be saved then."""
-    page.locator(f"#{place} a[download]").wait_for()
-    return shown(page, place)[-1]
+def result(page, place, before=None):
+    """The last picture in a place, other than `before`, once its walk has ended: it can be saved then."""
+    ended = f"""before => {{
+        const src = [...document.querySelectorAll('#{place}:has(a[download]) img')].at(-1)?.src
+        return src !== before && src
+    }}"""
+    return pixels(page.wait_for_function(ended, arg=before).json_value())
 
 
 def changes(page, place, act):
     """Does something, and waits until a place shows something else, walked to its end."""
     before = page.locator(f"#{place} img").last.get_attribute("src")
     act()
-    page.wait_for_function(
-        f"before => {{ const found = document.querySelectorAll('#{place} img'); const image = found[found.length - 1];"
-        f" return image && image.src !== before && document.querySelector('#{place} a[download]') }}",
-        arg=before,
-    )
-    return shown(page, place)[-1]
+    return result(page, place, before)
 
 
 def set_slider(page, place, value):
@@ -208,6 +206,18 @@ def test_edits_move_the_image_and_are_reset_and_saved(run, open_page):
     assert alike(np.asarray(Image.open(saved.value.path())), moved)
     assert "pca-1%400.2=3" in page.url
     assert alike(changes(page, "edit-walked", lambda: page.locator("#reset").click()), unmoved)
+
+
+@needs_chromium
+@pytest.mark.parametrize("tab", ["dial", "edit", "interpolate"])
+def test_an_address_makes_its_pictures_once_and_so_does_opening_a_tab(tab, open_page):
+    page = open_page(f"?tab={tab}")
+    turns = page.locator(f"#{tab}-turns input")
+    result(page, {"dial": "walked", "edit": "edit-walked", "interpolate": "strip-walked"}[tab])
+    assert turns.input_value() == "1"
+    page.get_by_role("tab", name="Generate").click()
+    page.get_by_role("tab", name=tab.capitalize()).click()
+    sync.expect(turns).to_have_value("2")
 
 
 @needs_chromium

@@ -43,8 +43,7 @@ class Page:
                        delete_cache=(600, 3600)) as self.blocks:  # fmt: skip
             gr.HTML(f"<h1>betadiffusion <small>{escape(str(self.run.path))}</small></h1>")
             self.where = gr.Textbox("", visible="hidden")  # the open tab; none until the address is read
-            self.turns = {name: gr.Number(0, visible="hidden") for name in TABS}
-            opened = []
+            self.turns = {name: gr.Number(0, visible="hidden", elem_id=f"{name}-turns") for name in TABS}
             with gr.Row():
                 with gr.Column(scale=1, min_width=240):
                     self.picker = Picker(self.run.held_out, self._read, "image", "Drop an image", 0)
@@ -56,12 +55,11 @@ class Page:
                     for name in TABS:
                         with gr.Tab(name.capitalize(), id=name) as tab:
                             getattr(self, f"_{name}")()
-                        js = f"(open) => open && '{name}'"
-                        opened.append(tab.select(None, self.where, self.where, js=js, show_progress="hidden"))
+                        self._open(tab, name)
             common = {"tab": self.where, "image": self.picker.picked, "steps": self.steps, "seed": self.seed}
             self.shared = common | self.shared
             share(self.shared)
-            made = [self.steps.input, self.seed.input, self.picker.chosen, *(event.then for event in opened)]
+            made = [self.steps.input, self.seed.input, self.picker.chosen]
             self._turn(made, [name for name in TABS if name != "generate"])
             start = self.blocks.load(self._restore, None, [self.tabs, *self.shared.values()],
                                      api_visibility="private", **FAST)  # fmt: skip
@@ -77,6 +75,13 @@ class Page:
         """An upload at the size of the largest of the runs, in colour where one of them is."""
         shapes = [run.pipeline.vae.image_shape for run in self.runs]
         return read_upload(path, max(shape[1] for shape in shapes), max(shape[0] for shape in shapes))
+
+    def _open(self, tab: gr.Tab, name: str) -> None:
+        """When a person opens a tab it is its turn, not when the address does: the page's start has seen to that."""
+        both = [self.where, self.turns[name]]
+        turns = 0 if name == "generate" else 1
+        js = f"(open, turn) => open && open !== '{name}' ? ['{name}', turn + {turns}] : [open, turn]"
+        tab.select(None, both, both, js=js, show_progress="hidden")
 
     def _turn(self, events: Sequence[Any], tabs: Sequence[str]) -> None:
         """After any of the events it is the open tab's turn, if among `tabs`: its number rises, in the browser."""
