@@ -1,6 +1,7 @@
 """One VAE for every beta against one VAE for each: is a single network as good as those that know one beta only?
 
-    python benchmarks/selectable_vae.py --data shapes [--images 200000] [--one-images N] [--start-power 4] [--out DIR]
+    python benchmarks/selectable_vae.py --data shapes [--images 200000] [--one-images N] [--start-power 4]
+        [--sigma-from channel] [--out DIR]
 
 Trains the multi-beta VAE over all levels, and one of the same backbone for each of 8 levels, every one on the same
 number of images (or the one on N of them); then a plain beta-VAE, whose networks know no level, for a tenth of them,
@@ -25,7 +26,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from betadiffusion.gaussian import expand_as, randn
+from betadiffusion.gaussian import randn
 from betadiffusion.metrics import active_units, aggregated_posterior
 from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.objectives import multi_beta_objective
@@ -39,6 +40,7 @@ EIGHT = tuple(i / 7 for i in range(8))
 CURVE = 65  # levels of the one model's curve
 BATCH = 250
 CHANNELS = 4  # drawn of the aggregated posteriors
+SIGMAS = ("level", "channel", "image")
 GRID = np.linspace(-4, 4, 161)
 Numbers = dict[str, float]
 
@@ -47,6 +49,7 @@ def configured(options: argparse.Namespace, name: str, levels: list[float]) -> R
     """A run of stage "vae": at all levels, or at those given."""
     config = RunConfig(stages=["vae"], seed=options.seed, out=str(options.out / name), cpu=options.cpu)
     config.data = DataConfig(options.data, options.size, limit=options.limit)
+    config.vae.sigma_from = options.sigma_from
     if levels:
         config.levels.distribution, config.levels.values = "grid", levels
     images = options.images
@@ -84,24 +87,24 @@ def speed(stage: Path) -> float:
 
 
 @torch.no_grad()
-def measure(vae: MultiBetaVAE, x: Tensor, level: float) -> tuple[Numbers, Tensor]:
-    """Eq. 4, rate, squared error and PSNR of images x (N,C,H,W) at a level, with one draw each; means (N, d)."""
-    generator, objectives, rates, errors, means = torch.Generator().manual_seed(1), [], [], [], []
+def measure(vae: MultiBetaVAE, x: Tensor, level: float) -> tuple[Numbers, Tensor, Tensor]:
+    """Eq. 4, rate, squared error and PSNR of images x (N,C,H,W) at a level, one draw each; means and sigmas (N,d)."""
+    generator, objectives, rates, errors, means, sigmas = torch.Generator().manual_seed(1), [], [], [], [], []
     for part in x.split(BATCH):
         t = torch.full((len(part),), level)
-        mean, sigma = vae.encode_mean(part, t), vae.sigma(t)
-        x_hat = vae.decode(mean + expand_as(sigma, mean) * randn(mean.shape, mean, generator), t)
-        terms = multi_beta_objective(part, x_hat, mean, sigma, vae.pixel_sigma(t), vae.schedule(t))
+        out = vae(part, t, randn((len(part), *vae.latent_shape), part, generator))
+        terms = multi_beta_objective(part, *out, vae.schedule(t))
         for kept, value in zip((objectives, rates, errors), (terms.loss, terms.rate, terms.squared_error), strict=True):
             kept.append(value)
-        means.append(mean.flatten(1))
+        means.append(out.mean.flatten(1))
+        sigmas.append(out.sigma.flatten(1))
     objective, rate, error = (float(torch.cat(values).mean()) for values in (objectives, rates, errors))
     error /= x[0].numel()
-    every = torch.cat(means)
+    every, sigma = torch.cat(means), torch.cat(sigmas)
     return {
         "objective": objective, "rate": rate, "error": error, "psnr": 10 * math.log10(4 / error),
-        "active": active_units(every), "sigma": float(vae.sigma(torch.tensor(level))),
-    }, every  # fmt: skip
+        "active": active_units(every), "sigma": float(sigma.square().mean().sqrt()),
+    }, every, sigma  # fmt: skip
 
 
 def below(curve: list[Numbers], dedicated: Numbers) -> float | None:
@@ -137,7 +140,7 @@ def draw_curves(path: Path, title: str, curve: list[Numbers], one: list[Numbers]
 
 
 def draw_posteriors(path: Path, levels: list[float], one: Any, many: Any) -> None:
-    """Aggregated posteriors of a few channels, falling beta from left to right: (codes (N,d), sigma) for each level."""
+    """Aggregated posteriors of a few channels, falling beta from left to right: codes and sigmas (N,d) by level."""
     figure = Figure(figsize=(1.5 * len(levels), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(2, len(levels), sharex=True)
@@ -145,7 +148,7 @@ def draw_posteriors(path: Path, levels: list[float], one: Any, many: Any) -> Non
         middle = models[len(models) // 2][0]
         channels = middle.var(0).argsort(descending=True)[:CHANNELS]
         for axes, level, (codes, sigma) in zip(grid[row], reversed(levels), reversed(models), strict=True):
-            for density in aggregated_posterior(codes[:, channels], sigma, GRID):
+            for density in aggregated_posterior(codes[:, channels], sigma[:, channels], GRID):
                 axes.plot(GRID, density, lw=1)
             axes.set(yticks=[], xticks=[-3, 0, 3], title=f"t = {level:.2f}" if row == 0 else "")
         grid[row][0].set_ylabel(name)
@@ -180,6 +183,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200_000, help="that every model sees")
     parser.add_argument("--one-images", type=int, help="that the one model sees instead")
     parser.add_argument("--start-power", type=float, default=4.0, help="levels.start_power of the one model")
+    parser.add_argument("--sigma-from", choices=SIGMAS, default="level", help="vae.sigma_from of all")
     parser.add_argument("--levels", type=float, nargs="+", default=EIGHT)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cpu", action="store_true")
@@ -197,7 +201,7 @@ def main() -> None:
     models = [load_vae(folder).eval() for folder in runs]
     many = [measure(model, x, level) for model, level in zip(models, options.levels, strict=True)]
     rows = []
-    for level, model, (a, _), (b, _) in zip(options.levels, models, one, many, strict=True):
+    for level, model, (a, *_), (b, *_) in zip(options.levels, models, one, many, strict=True):
         row: dict[str, Any] = {"level": level, "beta": float(vae.schedule(torch.tensor(level)).kl)}
         row |= {f"one {k}": v for k, v in a.items()} | {f"many {k}": v for k, v in b.items()}
         for name, autoencoder in (("one", vae), ("many", model)):
@@ -207,9 +211,11 @@ def main() -> None:
         rows.append(row)
     cost = {"one": speed(ours / "vae"), "dedicated": float(np.median([speed(folder / "vae") for folder in runs]))}
     cost["plain"] = plain_cost(options)
-    aligned = {name: alignment([codes for _, codes in models]) for name, models in (("one", one), ("dedicated", many))}
-    draw_curves(options.out / "rate-distortion.png", options.data, curve, [a for a, _ in one], [b for b, _ in many])
-    both = ([(codes, numbers["sigma"]) for numbers, codes in models] for models in (one, many))
+    pair = {"one": one, "dedicated": many}
+    aligned = {name: alignment([codes for _, codes, _ in models]) for name, models in pair.items()}
+    numbers = ([row for row, *_ in models] for models in pair.values())
+    draw_curves(options.out / "rate-distortion.png", options.data, curve, *numbers)
+    both = ([(codes, sigma) for _, codes, sigma in models] for models in pair.values())
     draw_posteriors(options.out / "posteriors.png", list(options.levels), *both)
     settings = {key: str(value) for key, value in vars(options).items()}
     result = {"settings": settings, "rows": rows, "images_per_second": cost, "alignment": aligned, "curve": curve}

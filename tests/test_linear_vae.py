@@ -55,6 +55,33 @@ def trained():
     return model, x, torch.randn(100_000, LATENTS, generator=generator)
 
 
+def test_a_sigma_of_each_channel_fills_the_channels_like_water():
+    variances, s = torch.tensor([4.0, 1.0, 0.25, 0.01], dtype=torch.float64), torch.tensor(0.5)
+    weights = Linear()(torch.tensor(0.375, dtype=torch.float64))
+    r = weights.kl / weights.rec
+    generator = torch.Generator().manual_seed(0)
+    white = torch.linalg.qr(torch.randn(1000, 8, generator=generator, dtype=torch.float64)).Q * 1000**0.5
+    x, eps = variances.sqrt() * white[:, :4], white[:, 4:]
+    log_sigma = torch.full((4,), -1.0, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_sigma], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss():  # of linear networks, the best for these sigmas
+        optimizer.zero_grad()
+        sigma = -torch.nn.functional.softplus(-log_sigma)  # at most 1
+        sigma = sigma.exp().expand_as(x)
+        gain = (1 - sigma.square()).sqrt()
+        mean = gain * x / variances.sqrt()
+        x_hat = variances.sqrt() * gain * (mean + sigma * eps)
+        value = multi_beta_objective(x, x_hat, mean, sigma, s, weights).loss.mean()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    sigma2 = (-2 * torch.nn.functional.softplus(-log_sigma)).exp()
+    # lambda sigma^2 / (2 s^2) - r/2 log sigma^2 is least at sigma^2 = r s^2 / lambda
+    torch.testing.assert_close(sigma2, (r * s**2 / variances).clamp(max=1), rtol=0.01, atol=0.01)
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_sigma_rate_and_s_reach_their_analytic_values(trained, level):
     model, x, eps = trained

@@ -42,8 +42,10 @@ class Walk:
 @torch.no_grad()
 def keep(run: Run, x: Tensor, level: float, walk: Walk) -> tuple[str, tuple[float, float]]:
     """What the VAE keeps of one draw of q(z|x;t), as a figure, and the image's rate and error."""
-    mean, sigma = run.pipeline.vae.posterior((x / 127.5 - 1).to(run.pipeline.device), torch.tensor(level))
-    rate = float(standard_normal_kl(mean, sigma))
+    t = torch.tensor(level)
+    mean, sigma = run.pipeline.vae.posterior((x / 127.5 - 1).to(run.pipeline.device), t)
+    tau = run.pipeline.vae.prior_scale(t)
+    rate = float(standard_normal_kl(mean / tau, sigma / tau))
     kept = run.pipeline.reconstruct(x, level, walk.noise(), output_type="pt").images
     error = distortion(x / 127.5 - 1, kept * 2 - 1).per_pixel
     return html.picture(_pictures(kept)[0], f"VAE at level {level:g}: {rate:.1f} nats, {_error(error)}"), (rate, error)

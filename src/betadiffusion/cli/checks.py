@@ -128,7 +128,7 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         if "joint" in stages:
             yield "stage 'joint' needs sigma of the level alone: sigma_from cannot be 'image'"
         if config.path.curvature:
-            yield "path.curvature is in units of sigma of the level alone: sigma_from cannot be 'image'"
+            yield "path.curvature is in units of sigma of the path: sigma_from cannot be 'image'"
     if clash := diffusion_clash(config.diffusion):
         yield clash
     if config.compile and (config.perceptual.adversarial or ("decoder" in stages and config.decoder.adversarial)):

@@ -25,7 +25,10 @@ DEAD = 1e-5  # a code that varies by less than this (standard deviation) is roun
 
 
 class Codes(NamedTuple):
-    """Means (N, d) and noise scale of posteriors, float32: a number, (N, d), or None where the model has none."""
+    """Means (N, d) and noise scale of posteriors, float32: a number, (N, d), or None where the model has none.
+
+    Both in units of the prior, N(0, I).
+    """
 
     mean: np.ndarray
     sigma: float | np.ndarray | None
@@ -52,10 +55,16 @@ class Encoder:
 
     @property
     def has_scale_per_image(self) -> bool:
-        """Whether its noise scale depends on the image too, and not on the level alone."""
+        """Whether its noise scale depends on the image or the channel too, and not on the level alone."""
         return self.has_scale and (
-            not hasattr(self.model, "sigma") or getattr(self.model.config, "sigma_from", "level") == "image"
+            not hasattr(self.model, "sigma") or getattr(self.model.config, "sigma_from", "level") != "level"
         )
+
+    def prior_scale(self, level: float) -> Tensor:
+        """Units of the prior at a level, for latents to be multiplied by."""
+        one = torch.ones(1, 1, 1, device=self.device)
+        t = torch.tensor(level, device=self.device)
+        return self.model.prior_scale(t) if hasattr(self.model, "prior_scale") else one
 
     @torch.no_grad()
     def means(self, x: Tensor, level: float) -> Tensor:
@@ -72,6 +81,7 @@ class Encoder:
             x = load_images(images, indices, self.device)
             if self.has_scale_per_image:
                 mean, sigma = self.model.posterior(x, torch.full((len(x),), level, device=x.device))
+                mean, sigma = (value / self.prior_scale(level) for value in (mean, sigma))
                 sigmas.append(sigma.float().flatten(1).cpu().numpy())
             else:
                 mean = self.means(x, level)

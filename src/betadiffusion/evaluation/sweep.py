@@ -115,7 +115,7 @@ class Repetition:
         test, size, total, t = self.pool.test, pass_size(self.encoder.image_shape), 0.0, torch.tensor(level).to(device)
         for start in range(0, len(means), size):
             f, s = (part[start : start + size].reshape(-1, *model.latent_shape).to(device) for part in (means, sigmas))
-            x_hat = model.decode(f + s * randn(f.shape, f, generator), t)
+            x_hat = model.decode(self.encoder.prior_scale(level) * (f + s * randn(f.shape, f, generator)), t)
             x = load_images(test, np.arange(start, start + len(f)), device)
             total += float(torch.as_tensor(measure(x, x_hat.clamp(-1, 1) if name != "mse" else x_hat)).sum())
         value = total / len(means)

@@ -169,6 +169,10 @@ class BetaDiffusionAutoencoder(ModelMixin, ConfigMixin):
         `calibrate_sigma` made (until then, sigma at initialisation)."""
         return self.sigma_curve(t)
 
+    def prior_scale(self, t: Tensor) -> Tensor:
+        """The scale of p(z;t), 1, for latents to be multiplied by: (1,1,1) after the shape of t."""
+        return torch.ones(*t.shape, 1, 1, 1, device=self.device)
+
     def calibrate_sigma(self, rms: Tensor) -> None:
         """Sets sigma(t) to the root mean square of sigma over data: see `nn.curves.set_rising`.
 

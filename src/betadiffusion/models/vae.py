@@ -21,8 +21,8 @@ LEAST_SIGMA = 1e-4
 
 
 class VAEOutput(NamedTuple):
-    """One pass at levels t (B,): images (B,C,H,W), mean shaped like the latent, sigma (B,) or like the mean,
-    pixel_sigma (B,)."""
+    """One pass at levels t (B,): images (B,C,H,W), mean and sigma of q(z|x;t) in units of the prior, whose KL is to
+    N(0, I), shaped like the latent, pixel_sigma (B,)."""
 
     x_hat: Tensor
     mean: Tensor
@@ -33,9 +33,11 @@ class VAEOutput(NamedTuple):
 class MultiBetaVAE(ModelMixin, ConfigMixin):
     """q(z|x;t) = N(f(x,t), sigma(t)^2 I) and p(x|z;t) = N(g(z,t), s(t)^2 I) for every level t in [0, 1].
 
-    With `sigma_from` "image" the posterior has a sigma of each image and dimension, as a beta-VAE's, which gives the
-    axes of the latent a meaning that one sigma(t) cannot (docs/formalism.md); sigma(t) is then a table of its root mean
-    square, for the diffusion, which `calibrate_sigma` makes.
+    `sigma_from` says what p(z;t) is. With "level", as the paper has it, N(0, I). With "channel" N(0, diag tau(t)^2),
+    tau learned for each channel: the same as a sigma of each channel in units of the prior, which gives the axes of the
+    latent a meaning that one sigma(t) for all cannot (docs/formalism.md). With "image" the posterior has a sigma of
+    each image and dimension, as a beta-VAE's; sigma(t) is then a table of its root mean square, for the diffusion,
+    which `calibrate_sigma` makes.
 
     Images are (B,C,H,W) in [-1, 1]; latents (B, latent_channels, h, w), h = w = 1 with block "conv". With `boundary`
     f(x,1) = 0 and sigma(1) = 1 by construction (erratum 6). `schedule` names the weights of Eq. 4 ("sinusoidal",
@@ -69,8 +71,8 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
         level_channels: int = 0,
     ) -> None:
         super().__init__()
-        if sigma_from not in ("image", "level"):
-            raise ValueError(f"unknown sigma_from {sigma_from!r}; choose image or level")
+        if sigma_from not in ("channel", "image", "level"):
+            raise ValueError(f"unknown sigma_from {sigma_from!r}; choose channel, image or level")
         if not 0 <= level_channels <= embedding_dim:
             raise ValueError(f"level_channels is from 0 to embedding_dim, {embedding_dim}, not {level_channels}")
         self.encoder, self.decoder = make_backbone(
@@ -81,10 +83,11 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
             encoded_channels=2 * latent_channels if sigma_from == "image" else latent_channels,
         )  # fmt: skip
         self.embedding = LevelEmbedding(embedding_dim)
-        if sigma_from == "level":
-            self.sigma_curve: LevelCurve = RisingLevelCurve(knots, start=SIGMA_START, fixed_end=boundary)
+        if sigma_from == "image":
+            self.sigma_curve = LevelCurve(knots, SIGMA_START).requires_grad_(False)
         else:
-            self.sigma_curve = LevelCurve(knots, start=SIGMA_START).requires_grad_(False)
+            curves = latent_channels if sigma_from == "channel" else None
+            self.sigma_curve = RisingLevelCurve(knots, SIGMA_START, boundary, curves)
         self.pixel_sigma_curve = LevelCurve(knots, start=0.3)
 
     @property
@@ -110,6 +113,12 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
 
     def posterior(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sigma of q(z|x;t), both shaped like the latent: arguments as in `encode_mean`."""
+        mean, sigma = self._posterior(x, t)
+        tau = self.prior_scale(t)
+        return tau * mean, tau * sigma
+
+    def _posterior(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """`posterior` in units of the prior."""
         t = self._levels(t, len(x))
         mean = self.encoder(x, self.embedding(t)).float()
         fading = (math.pi / 2 * t).cos()
@@ -118,7 +127,7 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
             sigma = LEAST_SIGMA + softplus(scale + math.log(math.expm1(SIGMA_START)))
             sigma = sigma ** expand_as(fading, sigma) if self.config.boundary else sigma  # sigma(x,1) = 1
         else:
-            sigma = expand_as(self.sigma(t), mean).expand_as(mean)
+            sigma = self._curves(t).expand_as(mean)
         # f(x,1) = 0 by construction
         return mean * expand_as(fading, mean) if self.config.boundary else mean, sigma
 
@@ -129,21 +138,35 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
 
     def decode(self, z: Tensor, t: Tensor) -> Tensor:
         """g(z,t), the mean image (B,C,H,W), float32, not clipped: z latent, t (B,) or () in [0, 1]."""
+        return self._decode(z / self.prior_scale(t), t)
+
+    def _decode(self, z: Tensor, t: Tensor) -> Tensor:
+        """`decode` of a latent in units of the prior."""
         embedding = self.embedding(self._levels(t, len(z)))
         level = embedding[:, : self.config.level_channels, None, None].to(z).expand(-1, -1, *z.shape[2:])
         return self.decoder(torch.cat([z, level], dim=1), embedding).float()
 
     def sigma(self, t: Tensor) -> Tensor:
         """Latent noise scale at levels t of any shape; rises with t. With sigma_from "image" the calibrated table."""
-        return self.sigma_curve(t)
+        return self.sigma_curve.mean(t)
+
+    def prior_scale(self, t: Tensor) -> Tensor:
+        """tau(t), the scale of p(z;t), for latents to be multiplied by: (1,1,1) or (C,1,1) after the shape of t."""
+        # tau_c = sigma / sigma_c: in units of the prior the noise of channel c is sigma_c, and its own sigma for all
+        return self.sigma(t)[..., None, None, None] / self._curves(t)
+
+    def _curves(self, t: Tensor) -> Tensor:
+        """sigma of each channel in units of the prior: (1,1,1) or (C,1,1) after the shape of t."""
+        value = self.sigma_curve(t)
+        return value[..., None, None, None] if value.ndim == t.ndim else value[..., None, None]
 
     def calibrate_sigma(self, rms: Tensor) -> None:
         """Sets sigma(t) to the root mean square of sigma over data: see `nn.curves.set_rising`.
 
         Raises ValueError where sigma is learned as a function of the level.
         """
-        if self.config.sigma_from == "level":
-            raise ValueError("sigma_from 'level' learns sigma(t): there is nothing to calibrate")
+        if self.config.sigma_from != "image":
+            raise ValueError(f"sigma_from '{self.config.sigma_from}' learns sigma(t): there is nothing to calibrate")
         set_rising(self.sigma_curve, rms)
 
     def pixel_sigma(self, t: Tensor) -> Tensor:
@@ -151,12 +174,9 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
         return self.pixel_sigma_curve(t)
 
     def forward(self, x: Tensor, t: Tensor, eps: Tensor) -> VAEOutput:
-        """Encodes x at levels t (B,), adds sigma(t) eps (latent-shaped) and decodes: all that Eq. 4 needs."""
-        if self.config.sigma_from == "image":
-            mean, sigma = self.posterior(x, t)
-        else:
-            mean, sigma = self.encode_mean(x, t), self.sigma(t)
-        return VAEOutput(self.decode(mean + expand_as(sigma, mean) * eps, t), mean, sigma, self.pixel_sigma(t))
+        """Encodes x at levels t (B,), adds sigma eps (eps latent-shaped) and decodes: all that Eq. 4 needs."""
+        mean, sigma = self._posterior(x, t)
+        return VAEOutput(self._decode(mean + sigma * eps, t), mean, sigma, self.pixel_sigma(t))
 
     def _levels(self, t: Tensor, batch: int) -> Tensor:
         return t.to(device=self.device, dtype=torch.float32).expand(batch)

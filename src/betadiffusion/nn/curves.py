@@ -8,20 +8,33 @@ from betadiffusion.levels import interpolate
 
 
 class LevelCurve(nn.Module):
-    """exp of a piecewise linear function of t, learned at evenly spaced knots; started constant."""
+    """exp of a piecewise linear function of t, learned at evenly spaced knots; started constant.
 
-    def __init__(self, knots: int, start: float) -> None:
+    With `channels` there are so many curves, one for each channel.
+    """
+
+    def __init__(self, knots: int, start: float, channels: int | None = None) -> None:
         super().__init__()
         self.register_buffer("knots", torch.linspace(0, 1, knots), persistent=False)
-        self.log_value = nn.Parameter(torch.full((knots,), start).log())
+        shape = (knots,) if channels is None else (knots, channels)
+        self.log_value = nn.Parameter(torch.full(shape, start).log())
 
     def log_values(self) -> Tensor:
-        """Logarithm of the curve at its knots: (knots,)."""
+        """Logarithm of the curve at its knots: (knots,) or (knots, channels)."""
         return self.log_value
 
+    def mean_log_values(self) -> Tensor:
+        """`log_values` averaged over channels, (knots,): of the geometric mean of the curves."""
+        values = self.log_values()
+        return values if values.ndim == 1 else values.mean(1)
+
     def forward(self, t: Tensor) -> Tensor:
-        """Value at levels t of any shape, > 0."""
+        """Value at levels t of any shape, > 0: shaped like t, or (*t.shape, channels)."""
         return interpolate(t.to(self.knots), self.knots, self.log_values()).exp()
+
+    def mean(self, t: Tensor) -> Tensor:
+        """Geometric mean over channels at levels t of any shape, > 0: shaped like t."""
+        return interpolate(t.to(self.knots), self.knots, self.mean_log_values()).exp()
 
 
 class RisingLevelCurve(LevelCurve):
@@ -30,14 +43,15 @@ class RisingLevelCurve(LevelCurve):
     With `fixed_end` its value at t = 1 is 1 by construction; else that is learned too.
     """
 
-    def __init__(self, knots: int, start: float, fixed_end: bool) -> None:
-        super().__init__(knots, 1.0)
+    def __init__(self, knots: int, start: float, fixed_end: bool, channels: int | None = None) -> None:
+        super().__init__(knots, 1.0, channels)
         rise = (start + (1 - start) * self.knots).log().diff()
-        self.log_value = nn.Parameter(torch.cat([rise.expm1().log(), torch.zeros(1)]))  # softplus of it is the rise
+        first = torch.cat([rise.expm1().log(), torch.zeros(1)])  # softplus of it is the rise
+        self.log_value = nn.Parameter(first if channels is None else first[:, None].repeat(1, channels))
         self.fixed_end = fixed_end
 
     def log_values(self) -> Tensor:
-        """Logarithm of the curve at its knots, rising: (knots,)."""
+        """Logarithm of the curve at its knots, rising: (knots,) or (knots, channels)."""
         end = torch.zeros_like(self.log_value[-1:]) if self.fixed_end else self.log_value[-1:]
         below = softplus(self.log_value[:-1]).flip(0).cumsum(0).flip(0)
         return torch.cat([end - below, end])

@@ -76,7 +76,7 @@ class BetaDiffusionPipeline(DiffusionPipeline):
         walking: further options of `walk`. Image i of a seed is the same whatever the batch; see `gaussian.split`.
         """
         generators = split(generator, num_images)
-        z = randn((num_images, *self.vae.latent_shape), torch.empty(0, device=self.device), generators)
+        z = self._prior(num_images, 1.0, generators)
         asked = {"condition": condition, "guidance": guidance, "guidance_interval": guidance_interval}
         walking |= {"steps": steps, "method": method, "eta": eta, **asked}
         return self._finish(z, 1.0, True, generators, output_type, walking)
@@ -89,9 +89,8 @@ class BetaDiffusionPipeline(DiffusionPipeline):
         generator: Generators | None = None,
         output_type: str = "pil",
     ) -> ImagesOutput:
-        """Images that the decoder alone makes of draws of N(0, I) at a level: one pass, as good as the prior fits."""
-        like = torch.empty(0, device=self.device)
-        z = randn((num_images, *self.vae.latent_shape), like, split(generator, num_images))
+        """Images that the decoder alone makes of draws of p(z;t) at a level: one pass, as good as the prior fits."""
+        z = self._prior(num_images, level, split(generator, num_images))
         return ImagesOutput(self._output(self.vae.decode(z, torch.tensor(level)), output_type))
 
     @torch.no_grad()
@@ -221,7 +220,7 @@ class BetaDiffusionPipeline(DiffusionPipeline):
 
         It is a draw of q(z|x;t), but where the posterior has a sigma of each image (sigma_from "image").
         """
-        if self.vae.config.get("sigma_from", "level") == "level":
+        if self.vae.config.get("sigma_from", "level") != "image":
             return self.encode(images, level, generator)
         mean = self.encode(images, level)
         return mean + self.vae.sigma(torch.tensor(level)) * randn(mean.shape, mean, split(generator, len(mean)))
@@ -315,6 +314,11 @@ class BetaDiffusionPipeline(DiffusionPipeline):
         """One for each image, so that an image's noise is its own in encoding and walk; by default of seed 0."""
         count = 1 if isinstance(images, Image.Image) else len(images)
         return split(generator or torch.Generator(self.device).manual_seed(0), count)
+
+    def _prior(self, count: int, level: float, generators: Generators) -> Tensor:
+        """Draws of p(z;t)."""
+        like = torch.empty(0, device=self.device)
+        return self.vae.prior_scale(torch.tensor(level)) * randn((count, *self.vae.latent_shape), like, generators)
 
     def _code(self, images: Images, level: float, code: Code, generator: Generators) -> Tensor:
         if code not in ("draw", "mean"):

@@ -56,4 +56,5 @@ def refine(
 def elbo(vae: MultiBetaVAE, x: Tensor, mean: Tensor, sigma: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Eq. 4, to be high, of images x under q(z) = N(mean, sigma^2), with the draw mean + noise: (B,)."""
     x_hat = vae.decode(mean + noise, t)
-    return -multi_beta_objective(x, x_hat, mean, sigma, vae.pixel_sigma(t), vae.schedule(t)).loss
+    tau = vae.prior_scale(t)
+    return -multi_beta_objective(x, x_hat, mean / tau, sigma / tau, vae.pixel_sigma(t), vae.schedule(t)).loss

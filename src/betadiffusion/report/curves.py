@@ -30,10 +30,10 @@ def level_curves(
 ) -> list[dict[str, Any]]:
     """Numbers of the levels 0, 0.05, ..., 1 on images (N,C,H,W) uint8, the first `count` but for factors (N,K).
 
-    rate: mean KL, nats. mse: per pixel in [-1, 1], of a draw of q(z|x;t) decoded. psnr: dB. signal_power: mean of f^2
-    over images and dimensions. sigma: root mean square
-    of that of the posterior. log_snr: log(signal_power / sigma^2). active_units: dimensions of f that vary.
-    mean_std: standard deviation of f. aggregate_kl: KL( N(E z, Var z) || N(0,1) ) of the aggregated posterior's
+    f and sigma are in units of the prior. rate: mean KL, nats. mse: per pixel in [-1, 1], of a draw of q(z|x;t)
+    decoded. psnr: dB. signal_power: mean of f^2 over images and dimensions. sigma: root mean square of that of the
+    posterior. log_snr: log(signal_power / sigma^2). active_units: dimensions of f that vary. mean_std: standard
+    deviation of f. aggregate_kl: KL( N(E z, Var z) || N(0,1) ) of the aggregated posterior's
     channels, nats, mean and greatest. With factors also mig, and information: by factor the greatest mutual
     information of any code, as a share of the factor's entropy.
     """
@@ -42,7 +42,8 @@ def level_curves(
     table = []
     for level in tqdm(np.linspace(0, 1, LEVELS).round(2).tolist(), desc="report: levels", disable=not progress):
         mean, sigma = (torch.cat(of) for of in zip(*(pipeline.posterior(x, level) for x in parts), strict=True))
-        numbers = {"level": level, **_scales(pipeline, mean[:count], sigma[:count], level)}
+        tau = pipeline.vae.prior_scale(torch.tensor(level))
+        numbers = {"level": level, **_scales(pipeline, mean[:count] / tau, sigma[:count] / tau, level)}
         numbers["mse"] = _distortion(pipeline, images[:count], mean[:count], sigma[:count], level, generator)
         numbers["psnr"] = 10 * math.log10(4 / numbers["mse"])  # the greatest error of a pixel is 2
         if factors is not None:

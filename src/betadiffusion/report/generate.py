@@ -111,7 +111,7 @@ def samples(
     predict, sigma = pipeline.denoiser.predict, pipeline.denoiser.sigma
     images = []
     for z in torch.randn((count, *pipeline.vae.latent_shape), generator=noise).split(WALK_BATCH):
-        z = z.to(pipeline.device)
+        z = pipeline.vae.prior_scale(levels[0]) * z.to(pipeline.device)
         if sampler.method == "algorithm2":
             z = samplers.algorithm2(predict, z, levels, sigma, generator=fresh)
         else:

@@ -54,8 +54,8 @@ class VAEConfig:
         beta_max: greatest beta of "log_beta"; a quarter of an image's pixel values where nothing is said.
         boundary: f(x,1) = 0 and sigma(1) = 1 by construction.
         knots: knots of the learned curves sigma(t) and s(t).
-        sigma_from: sigma of the posterior from the "level" alone, as the paper has it, or from the "image" and the
-            level, one for each dimension.
+        sigma_from: sigma of the posterior from the "level" alone, as the paper has it; from the level and the
+            "channel", one for each; or from the "image", one for each dimension.
         level_channels: channels of the level's embedding that the decoder gets beside the latent.
     """
 
@@ -72,7 +72,7 @@ class VAEConfig:
     beta_max: float | None = None
     boundary: bool | None = None
     knots: int | None = None
-    sigma_from: Literal["level", "image"] | None = None
+    sigma_from: Literal["level", "channel", "image"] | None = None
     level_channels: int | None = None
 
 

@@ -83,7 +83,7 @@ class DiffusionStage:
             means = [self._path(part)(torch.full((len(part),), t)) for part in parts]
             pairs.append([torch.cat(values).cpu() for values in zip(*means, strict=True)])
         f, v = (torch.stack(values, dim=1) for values in zip(*pairs, strict=True))
-        self.model.preconditioning.calibrate(self.vae.sigma_curve.log_values(), f, v)
+        self.model.preconditioning.calibrate(self.vae.sigma_curve.mean_log_values(), f, v)
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Levels t and s (batch,) and eps, and what is drawn of the conditions where there are any."""

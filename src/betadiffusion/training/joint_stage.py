@@ -56,7 +56,8 @@ class JointModel(nn.Module):
             out = self.vae(x, t, eps)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.stop_gradient):
             velocity = slope(self.vae, x if features is None else features, t)
-        f, sigma = (out.mean.detach(), out.sigma.detach()) if self.stop_gradient else (out.mean, out.sigma)
+        f, sigma = self.vae.prior_scale(t) * out.mean, self.vae.sigma(t)
+        f, sigma = (f.detach(), sigma.detach()) if self.stop_gradient else (f, sigma)
         errors = denoising_errors(self.denoiser, self.denoiser, lambda _: (f, velocity), sigma, t, t - 1, eps)
         return JointOutput(out, errors.sum(1), f.detach(), velocity.detach())
 
@@ -140,7 +141,7 @@ class JointStage:
         self.autoencoding.begin(images)
         self.sums.zero_()
         with torch.no_grad():
-            self.model.denoiser.preconditioning.log_sigma.copy_(self.model.vae.sigma_curve.log_values())
+            self.model.denoiser.preconditioning.log_sigma.copy_(self.model.vae.sigma_curve.mean_log_values())
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Levels (batch,) and eps, as in stage "vae"."""
