@@ -18,7 +18,7 @@ import itertools
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,9 +40,16 @@ EIGHT = tuple(i / 7 for i in range(8))
 CURVE = 65  # levels of the one model's curve
 BATCH = 250
 CHANNELS = 4  # drawn of the aggregated posteriors
-SIGMAS = ("level", "channel", "image")
 GRID = np.linspace(-4, 4, 161)
 Numbers = dict[str, float]
+
+
+class Measured(NamedTuple):
+    """What there is of a VAE at a level: numbers, means and sigmas (N, d) in units of the prior."""
+
+    numbers: Numbers
+    means: Tensor
+    sigmas: Tensor
 
 
 def configured(options: argparse.Namespace, name: str, levels: list[float]) -> RunConfig:
@@ -87,8 +94,8 @@ def speed(stage: Path) -> float:
 
 
 @torch.no_grad()
-def measure(vae: MultiBetaVAE, x: Tensor, level: float) -> tuple[Numbers, Tensor, Tensor]:
-    """Eq. 4, rate, squared error and PSNR of images x (N,C,H,W) at a level, one draw each; means and sigmas (N,d)."""
+def measure(vae: MultiBetaVAE, x: Tensor, level: float) -> Measured:
+    """Eq. 4, rate, squared error and PSNR of images x (N,C,H,W) at a level, with one draw each."""
     generator, objectives, rates, errors, means, sigmas = torch.Generator().manual_seed(1), [], [], [], [], []
     for part in x.split(BATCH):
         t = torch.full((len(part),), level)
@@ -101,10 +108,11 @@ def measure(vae: MultiBetaVAE, x: Tensor, level: float) -> tuple[Numbers, Tensor
     objective, rate, error = (float(torch.cat(values).mean()) for values in (objectives, rates, errors))
     error /= x[0].numel()
     every, sigma = torch.cat(means), torch.cat(sigmas)
-    return {
+    numbers = {
         "objective": objective, "rate": rate, "error": error, "psnr": 10 * math.log10(4 / error),
         "active": active_units(every), "sigma": float(sigma.square().mean().sqrt()),
-    }, every, sigma  # fmt: skip
+    }  # fmt: skip
+    return Measured(numbers, every, sigma)
 
 
 def below(curve: list[Numbers], dedicated: Numbers) -> float | None:
@@ -125,30 +133,31 @@ def alignment(codes: list[Tensor]) -> float:
     return float(np.mean(found))
 
 
-def draw_curves(path: Path, title: str, curve: list[Numbers], one: list[Numbers], many: list[Numbers]) -> None:
+def draw_curves(path: Path, title: str, curve: list[Numbers], one: list[Measured], many: list[Measured]) -> None:
     """Rate against distortion: the one model's curve, its 8 levels, and the dedicated models."""
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.plot([row["rate"] for row in curve], [row["error"] for row in curve], "-", label="one VAE, 65 levels")
-    axes.plot([row["rate"] for row in one], [row["error"] for row in one], "o", label="one VAE, the 8 levels")
-    axes.plot([row["rate"] for row in many], [row["error"] for row in many], "x", label="8 dedicated VAEs")
+    for models, marker, label in ((one, "o", "one VAE, the 8 levels"), (many, "x", "8 dedicated VAEs")):
+        rates, errors = zip(*((model.numbers["rate"], model.numbers["error"]) for model in models), strict=True)
+        axes.plot(rates, errors, marker, label=label)
     axes.set(xscale="symlog", yscale="log", xlabel="rate, nats per image", ylabel="squared error per pixel, in [-1, 1]")
     axes.set_title(title)
     axes.legend()
     figure.savefig(path, dpi=110)
 
 
-def draw_posteriors(path: Path, levels: list[float], one: Any, many: Any) -> None:
-    """Aggregated posteriors of a few channels, falling beta from left to right: codes and sigmas (N,d) by level."""
+def draw_posteriors(path: Path, levels: list[float], one: list[Measured], many: list[Measured]) -> None:
+    """Aggregated posteriors of a few channels, falling beta from left to right."""
     figure = Figure(figsize=(1.5 * len(levels), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(2, len(levels), sharex=True)
     for row, (name, models) in enumerate((("dedicated VAEs", many), ("one VAE", one))):
-        middle = models[len(models) // 2][0]
+        middle = models[len(models) // 2].means
         channels = middle.var(0).argsort(descending=True)[:CHANNELS]
-        for axes, level, (codes, sigma) in zip(grid[row], reversed(levels), reversed(models), strict=True):
-            for density in aggregated_posterior(codes[:, channels], sigma[:, channels], GRID):
+        for axes, level, model in zip(grid[row], reversed(levels), reversed(models), strict=True):
+            for density in aggregated_posterior(model.means[:, channels], model.sigmas[:, channels], GRID):
                 axes.plot(GRID, density, lw=1)
             axes.set(yticks=[], xticks=[-3, 0, 3], title=f"t = {level:.2f}" if row == 0 else "")
         grid[row][0].set_ylabel(name)
@@ -158,17 +167,17 @@ def draw_posteriors(path: Path, levels: list[float], one: Any, many: Any) -> Non
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
-    columns = {
-        "t": "level", "beta": "beta", "Eq. 4, one": "one objective", "dedicated": "many objective", "behind": "behind",
-        "on training images, one": "one objective on training images",
-        "dedicated   ": "many objective on training images",
-        "rate, one": "one rate", "dedicated ": "many rate", "PSNR, one": "one psnr", "dedicated  ": "many psnr",
-        "dB below at equal rate": "below", "active, one": "one active", "dedicated    ": "many active",
-    }  # fmt: skip
-    lines = ["| " + " | ".join(columns) + " |", "|" + " ---: |" * len(columns)]
+    columns = (
+        ("t", "level"), ("beta", "beta"), ("Eq. 4, one", "one objective"), ("dedicated", "many objective"),
+        ("behind", "behind"), ("on training images, one", "one objective on training images"),
+        ("dedicated", "many objective on training images"), ("rate, one", "one rate"), ("dedicated", "many rate"),
+        ("PSNR, one", "one psnr"), ("dedicated", "many psnr"), ("dB below at equal rate", "below"),
+        ("active, one", "one active"), ("dedicated", "many active"),
+    )  # fmt: skip
+    lines = ["| " + " | ".join(name for name, _ in columns) + " |", "|" + " ---: |" * len(columns)]
     for row in rows:
         cells = []
-        for key in columns.values():
+        for _, key in columns:
             value = row.get(key)
             cells.append("-" if value is None else f"{100 * value:.1f} %" if key == "behind" else f"{value:.4g}")
         lines.append("| " + " | ".join(cells) + " |")
@@ -183,7 +192,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200_000, help="that every model sees")
     parser.add_argument("--one-images", type=int, help="that the one model sees instead")
     parser.add_argument("--start-power", type=float, default=4.0, help="levels.start_power of the one model")
-    parser.add_argument("--sigma-from", choices=SIGMAS, default="level", help="vae.sigma_from of all")
+    parser.add_argument("--sigma-from", default="level", help="vae.sigma_from of all: level, channel or image")
     parser.add_argument("--levels", type=float, nargs="+", default=EIGHT)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cpu", action="store_true")
@@ -197,26 +206,25 @@ def main() -> None:
     trained_on, x = (load_images(split, np.arange(2_000), torch.device("cpu")) for split in splits)
     vae = load_vae(ours).eval()
     one = [measure(vae, x, level) for level in options.levels]
-    curve = [measure(vae, x, i / (CURVE - 1))[0] for i in range(CURVE)]
+    curve = [measure(vae, x, i / (CURVE - 1)).numbers for i in range(CURVE)]
     models = [load_vae(folder).eval() for folder in runs]
     many = [measure(model, x, level) for model, level in zip(models, options.levels, strict=True)]
     rows = []
-    for level, model, (a, *_), (b, *_) in zip(options.levels, models, one, many, strict=True):
+    for level, model, a, b in zip(
+        options.levels, models, (m.numbers for m in one), (m.numbers for m in many), strict=True
+    ):
         row: dict[str, Any] = {"level": level, "beta": float(vae.schedule(torch.tensor(level)).kl)}
         row |= {f"one {k}": v for k, v in a.items()} | {f"many {k}": v for k, v in b.items()}
         for name, autoencoder in (("one", vae), ("many", model)):
-            row[f"{name} objective on training images"] = measure(autoencoder, trained_on, level)[0]["objective"]
+            row[f"{name} objective on training images"] = measure(autoencoder, trained_on, level).numbers["objective"]
         row["behind"] = (a["objective"] - b["objective"]) / abs(b["objective"])
         row["below"] = below(curve, b)
         rows.append(row)
     cost = {"one": speed(ours / "vae"), "dedicated": float(np.median([speed(folder / "vae") for folder in runs]))}
     cost["plain"] = plain_cost(options)
-    pair = {"one": one, "dedicated": many}
-    aligned = {name: alignment([codes for _, codes, _ in models]) for name, models in pair.items()}
-    numbers = ([row for row, *_ in models] for models in pair.values())
-    draw_curves(options.out / "rate-distortion.png", options.data, curve, *numbers)
-    both = ([(codes, sigma) for _, codes, sigma in models] for models in pair.values())
-    draw_posteriors(options.out / "posteriors.png", list(options.levels), *both)
+    aligned = {name: alignment([m.means for m in models]) for name, models in (("one", one), ("dedicated", many))}
+    draw_curves(options.out / "rate-distortion.png", options.data, curve, one, many)
+    draw_posteriors(options.out / "posteriors.png", list(options.levels), one, many)
     settings = {key: str(value) for key, value in vars(options).items()}
     result = {"settings": settings, "rows": rows, "images_per_second": cost, "alignment": aligned, "curve": curve}
     write_json(options.out / "selectable_vae.json", result)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from betadiffusion import clocks, samplers
@@ -358,109 +357,7 @@ def test_a_defect_keeps_its_traceback(error, calls, monkeypatch):
         main(["train"])
 
 
-# Checks
-
-
-NUMERIC = [
-    key
-    for key, value in checks.flat(RunConfig()).items()
-    if isinstance(value, (int, float, list, tuple))
-    and not isinstance(value, bool)
-    and key not in ("stages", "trackers")
-]
-
-
-def changed(**values):
-    """A RunConfig with some keys changed; a double underscore stands for the dot."""
-    config = RunConfig()
-    for key, value in values.items():
-        *sections, name = key.split("__")
-        owner = config
-        for section in sections:
-            owner = getattr(owner, section)
-        assert hasattr(owner, name)
-        setattr(owner, name, value)
-    return config
-
-
-@pytest.mark.parametrize("key", NUMERIC)
-@pytest.mark.parametrize("bad", [-1, float("nan"), float("inf")])
-def test_every_number_has_a_range(key, bad):
-    value = checks.flat(RunConfig())[key]
-    bad = type(value)([bad, bad]) if isinstance(value, (list, tuple)) else bad
-    with pytest.raises(ValueError, match=key):
-        checks.check(changed(**{key.replace(".", "__"): bad}))
-
-
-@pytest.mark.parametrize("key", [key for key in NUMERIC if key.rpartition(".")[2] not in checks.MAY_BE_ZERO])
-def test_sizes_and_counts_are_not_zero(key):
-    with pytest.raises(ValueError, match=f"{key} must be positive, not 0"):
-        checks.check(changed(**{key.replace(".", "__"): 0}))
-
-
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        ({"vae_training__batch_size": 100, "vae_training__accumulation": 3}, "batch_size 100 cannot be divided into"),
-        ({"data__limit": 2000}, "data.held_out 2000 must be below data.limit 2000"),
-        ({"stages": []}, "stages must be one or more of"),
-        ({"stages": ["diffusion", "vae"]}, "in this order"),
-        ({"stages": ["vae", "vae"]}, "each once"),
-        ({"report__levels": []}, "report.levels must be one or more levels from 0 to 1"),
-        ({"report__levels": [0.5, 1.01]}, "report.levels must be one or more levels from 0 to 1"),
-        ({"cache__levels": 3}, "cache.levels must be 0 (no cache) or at least 4, not 3"),
-        ({"vae_training__adam_betas": (0.9, 1.0)}, "vae_training.adam_betas must be below 1"),
-        ({"seed": 2**63}, "seed must be below"),
-        ({"vae__beta_min": 200.0, "vae__beta_max": 100.0}, "vae.beta_min 200 must be below vae.beta_max 100"),
-        ({"compile": True, "perceptual__adversarial": 0.5}, "compile cannot go with an adversarial loss"),
-        ({"trackers": ["wandb"]}, "pip install 'betadiffusion[wandb]'"),
-        ({"denoiser__preset": "celeba64"}, "denoiser.preset 'celeba64' does not fit the latents of vae.preset 'demo'"),
-        ({"vae__preset": "celeba64", "denoiser__preset": "toy"}, "does not fit the latents"),
-        ({"vae__dropout": 0.1}, "dropout"),
-        ({"denoiser__channels": [8, 8]}, "channels"),
-        ({"vae__preset": "celeba64", "denoiser__width": 8}, "width"),
-        (
-            {"vae__schedule": "linear", "vae__beta_max": 50.0},
-            "vae.beta_max has no effect unless vae.schedule is 'log_beta': leave it out",
-        ),
-        ({"cache__levels": 0, "cache__tolerance": 0.1}, "cache.tolerance has no effect with cache.levels 0"),
-        ({"diffusion_training__curve_rate": 2.0}, "diffusion_training.curve_rate has no effect"),
-        ({"out": ""}, "out must name a folder"),
-        ({"out": "file"}, "out must be a folder, but file is a file"),
-        ({"out": "file/below/it"}, "is a file"),
-        ({"out": "/proc/run"}, "/proc is not writable"),
-        ({"resume": "yes"}, "resume must be 'auto', 'never' or a checkpoint"),
-        ({"resume": "runs"}, "resume must be 'auto', 'never' or a checkpoint"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_any_work(values, text, monkeypatch):
-    Path("file").touch()
-    Path("runs").mkdir()
-    monkeypatch.setattr(checks, "find_spec", lambda name: None)
-    monkeypatch.setattr(checks.os, "access", lambda path, mode: Path(path) != Path("/proc"))  # root may write anywhere
-    with pytest.raises(ValueError, match=r"^(?!.*\n)") as error:
-        checks.check(changed(**values))
-    assert text in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {},
-        {"data__limit": None},
-        {"cache__levels": 0, "seed": 0, "vae_training__warmup_images": 0, "vae_training__weight_decay": 0.0},
-        {"vae__schedule": "log_beta", "vae__beta_max": 50.0},
-        {"vae__preset": "celeba64", "vae__dropout": 0.1},
-        {"resume": "never"},
-        {"resume": "runs/a/vae/checkpoints/000001"},
-        {"report__levels": [1.0, 0.0]},
-    ],
-)
-def test_what_can_work_passes(values):
-    checkpoint = Path("runs/a/vae/checkpoints/000001")
-    checkpoint.mkdir(parents=True)
-    checkpoint.joinpath("state.json").touch()
-    checks.check(changed(**values))
+# Refused before training
 
 
 def test_a_refused_configuration_starts_nothing(call, calls):
@@ -484,38 +381,6 @@ def test_models_that_do_not_fit_are_refused_before_training(argv, text, call, mo
     code, _, error = call("train", *argv)
     assert code == 2
     assert text in sentence(error)
-
-
-# Configurations
-
-
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
-def test_configs_pass_every_check_and_build(file):
-    config = parsing.parse("train", commands.train, ["--config", str(file)])["config"]
-    checks.check(config)
-    commands._build_on_meta(config)
-    if file.stem == "demo":
-        assert config == RunConfig()
-        written = parsing._lines(yaml.compose(file.read_text()), checks.flat(RunConfig()), "")
-        keys = {key for key in checks.flat(RunConfig()) if not key.startswith("baseline.")}
-        assert keys <= written.keys()  # all that its models have, with their comments
-    else:
-        assert config.out == f"runs/{file.stem}"
-
-
-@pytest.mark.parametrize("file", [file for file in CONFIGS if file.stem != "demo"], ids=lambda file: file.stem)
-def test_configs_hold_only_what_differs(file):
-    config = parsing.parse("train", commands.train, ["--config", str(file)])["config"]
-    defaults, values = checks.flat(RunConfig()), checks.flat(config)
-    written = parsing._lines(yaml.compose(file.read_text()), defaults, "").keys() & defaults.keys()
-    assert {key for key in written if values[key] == defaults[key]} <= {"data.source", "data.size"}
-
-
-def test_ldm256_is_table_6():
-    file = next(file for file in CONFIGS if file.stem == "ldm256")
-    training = parsing.parse("train", commands.train, ["--config", str(file)])["config"].diffusion_training
-    assert (training.batch_size, training.learning_rate) == (98, 5.6e-5)
-    assert training.images == 120_000 * 98
 
 
 # sample, reconstruct, report, data

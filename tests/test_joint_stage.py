@@ -238,7 +238,7 @@ def test_tokens_train_jointly_too(tmp_path, images):
 
 def test_what_cannot_be_trained_jointly_is_refused(images):
     vae = tokens()
-    with pytest.raises(ValueError, match="needs sigma of the level alone"):
+    with pytest.raises(ValueError, match="needs one sigma for every image"):
         JointStage(vae, dit(vae), images, images, CPU)
     with pytest.raises(ValueError, match="not 'any_step'"):
         JointStage(*networks("any_step"), images, images, CPU)

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from betadiffusion import BetaDiffusionPipeline, MultiBetaVAE, NonlinearDenoiser
-from betadiffusion.gaussian import gaussian_kl, standard_normal_kl
+from betadiffusion.gaussian import standard_normal_kl
 from betadiffusion.models.presets import vae_preset
 from betadiffusion.nn.curves import LevelCurve, RisingLevelCurve
 from betadiffusion.nn.embedding import LevelEmbedding
@@ -58,52 +58,6 @@ def test_the_diffusion_walks_means_with_sigma_of_the_level(own_sigma):
         MultiBetaVAE(**SMALL).calibrate_sigma(torch.ones(65))
     with pytest.raises(ValueError, match="unknown sigma_from"):
         MultiBetaVAE(**SMALL, sigma_from="pixels")
-
-
-def channelwise(boundary=True):
-    """A VAE with a sigma of each channel, none like another."""
-    torch.manual_seed(0)
-    vae = MultiBetaVAE(**SMALL, sigma_from="channel", boundary=boundary).eval().requires_grad_(False)
-    vae.sigma_curve.log_value.add_(torch.linspace(-1, 2, 4))
-    return vae
-
-
-def test_a_sigma_of_each_channel_is_a_prior_scale_of_each():
-    vae, x, t = channelwise(), images(), torch.tensor([0.1, 0.5, 0.9])
-    tau = vae.prior_scale(t)
-    assert tau.std(1).min() > 0.05
-    torch.testing.assert_close(tau.log().mean(1), torch.zeros(3, 1, 1))  # sigma(t): their geometric mean
-    mean, sigma = vae.posterior(x, t)
-    eps = torch.randn(mean.shape, generator=torch.Generator().manual_seed(1))
-    out = vae(x, t, eps)
-    # KL( N(f, sigma^2) || N(0, tau^2) )
-    rate = gaussian_kl(mean, sigma.square(), torch.zeros(()), tau.square())
-    torch.testing.assert_close(standard_normal_kl(out.mean, out.sigma), rate, rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(vae.decode(mean + sigma * eps, t), out.x_hat, rtol=1e-4, atol=1e-4)
-    for i in range(3):
-        torch.testing.assert_close(vae.prior_scale(t[i]), tau[i])
-
-
-def test_with_a_sigma_of_each_channel_one_noise_is_that_of_all():
-    vae, x, t = channelwise(), images(), torch.tensor([0.1, 0.5, 0.9])
-    mean, sigma = vae.posterior(x, t)
-    torch.testing.assert_close(sigma, vae.sigma(t)[:, None, None, None].expand_as(mean))
-    drawn = vae.encode_sample(x, t, torch.Generator().manual_seed(1))
-    eps = torch.randn(mean.shape, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(drawn, vae.encode_mean(x, t) + vae.sigma(t)[:, None, None, None] * eps)
-    torch.testing.assert_close(vae.prior_scale(torch.tensor(1.0)), torch.ones(4, 1, 1))  # the boundary
-    assert float(vae.sigma(torch.tensor(1.0))) == pytest.approx(1.0)
-    assert (vae.sigma(torch.linspace(0, 1, 201)).diff() > 0).all()
-    assert torch.equal(MultiBetaVAE(**SMALL).prior_scale(t), torch.ones(3, 1, 1, 1))  # the paper's N(0, I)
-
-
-def test_samples_start_from_the_prior():
-    vae = channelwise(boundary=False)
-    vae.sigma_curve.log_value[-1].copy_(torch.linspace(-1, 0, 4))
-    tau = vae.prior_scale(torch.tensor(1.0))
-    assert (tau - 1).abs().max() > 0.1
-    drawn = BetaDiffusionPipeline(vae)._prior(5_000, 1.0, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(drawn.std(0), tau, rtol=0.05, atol=0)
 
 
 def test_encoding_is_deterministic_and_sampling_adds_sigma_eps(vae):

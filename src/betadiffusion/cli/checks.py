@@ -126,9 +126,9 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         yield "perceptual.lpips needs perceptual.lpips_weights: a .safetensors or a hub id"
     if "image" in (config.vae.sigma_from, config.beta_diffusion.sigma_from):
         if "joint" in stages:
-            yield "stage 'joint' needs sigma of the level alone: sigma_from cannot be 'image'"
+            yield "stage 'joint' needs one sigma for every image: sigma_from cannot be 'image'"
         if config.path.curvature:
-            yield "path.curvature is in units of sigma of the path: sigma_from cannot be 'image'"
+            yield "path.curvature needs one sigma for every image: sigma_from cannot be 'image'"
     if clash := diffusion_clash(config.diffusion):
         yield clash
     if config.compile and (config.perceptual.adversarial or ("decoder" in stages and config.decoder.adversarial)):

@@ -54,17 +54,17 @@ class Encoder:
         return has_sigma and hasattr(self.model, "decode") and hasattr(self.model, "latent_shape")
 
     @property
-    def has_scale_per_image(self) -> bool:
-        """Whether its noise scale depends on the image or the channel too, and not on the level alone."""
+    def has_scale_per_dimension(self) -> bool:
+        """Whether in units of the prior its noise scale depends on the dimension too, and not on the level alone."""
         return self.has_scale and (
             not hasattr(self.model, "sigma") or getattr(self.model.config, "sigma_from", "level") != "level"
         )
 
     def prior_scale(self, level: float) -> Tensor:
-        """Units of the prior at a level, for latents to be multiplied by."""
-        one = torch.ones(1, 1, 1, device=self.device)
-        t = torch.tensor(level, device=self.device)
-        return self.model.prior_scale(t) if hasattr(self.model, "prior_scale") else one
+        """The scale of the model's prior at a level, to multiply its latents by; 1 where the prior is N(0, I)."""
+        if not hasattr(self.model, "prior_scale"):
+            return torch.ones((), device=self.device)
+        return self.model.prior_scale(torch.tensor(level, device=self.device))
 
     @torch.no_grad()
     def means(self, x: Tensor, level: float) -> Tensor:
@@ -74,15 +74,15 @@ class Encoder:
     @torch.no_grad()
     def codes(self, images: ImageSet, level: float, progress: bool = False) -> Codes:
         """The codes of all images at a level; ValueError where the model returns anything else than codes."""
-        size, means, sigmas = pass_size(self.image_shape), [], []
+        size, tau, means, sigmas = pass_size(self.image_shape), self.prior_scale(level), [], []
         starts = tqdm(range(0, len(images), size), desc=f"encoding at {level:g}", leave=False, disable=not progress)
         for start in starts:
             indices = np.arange(start, min(start + size, len(images)))
             x = load_images(images, indices, self.device)
-            if self.has_scale_per_image:
+            if self.has_scale_per_dimension:
                 mean, sigma = self.model.posterior(x, torch.full((len(x),), level, device=x.device))
-                mean, sigma = (value / self.prior_scale(level) for value in (mean, sigma))
-                sigmas.append(sigma.float().flatten(1).cpu().numpy())
+                mean = mean / tau
+                sigmas.append((sigma / tau).float().flatten(1).cpu().numpy())
             else:
                 mean = self.means(x, level)
             if mean.ndim < 2 or len(mean) != len(indices):

@@ -148,7 +148,7 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
 
     def sigma(self, t: Tensor) -> Tensor:
         """Latent noise scale at levels t of any shape; rises with t. With sigma_from "image" the calibrated table."""
-        return self.sigma_curve.mean(t)
+        return self.sigma_curve.geometric_mean(t)
 
     def prior_scale(self, t: Tensor) -> Tensor:
         """tau(t), the scale of p(z;t), for latents to be multiplied by: (1,1,1) or (C,1,1) after the shape of t."""

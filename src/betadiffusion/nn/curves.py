@@ -32,8 +32,8 @@ class LevelCurve(nn.Module):
         """Value at levels t of any shape, > 0: shaped like t, or (*t.shape, channels)."""
         return interpolate(t.to(self.knots), self.knots, self.log_values()).exp()
 
-    def mean(self, t: Tensor) -> Tensor:
-        """Geometric mean over channels at levels t of any shape, > 0: shaped like t."""
+    def geometric_mean(self, t: Tensor) -> Tensor:
+        """The geometric mean over channels at levels t of any shape, > 0: shaped like t."""
         return interpolate(t.to(self.knots), self.knots, self.mean_log_values()).exp()
 
 

@@ -56,8 +56,9 @@ class JointModel(nn.Module):
             out = self.vae(x, t, eps)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.stop_gradient):
             velocity = slope(self.vae, x if features is None else features, t)
-        f, sigma = self.vae.prior_scale(t) * out.mean, self.vae.sigma(t)
-        f, sigma = (f.detach(), sigma.detach()) if self.stop_gradient else (f, sigma)
+        f, sigma = self.vae.prior_scale(t) * out.mean, self.vae.sigma(t)  # of the path, from units of the prior
+        if self.stop_gradient:
+            f, sigma = f.detach(), sigma.detach()
         errors = denoising_errors(self.denoiser, self.denoiser, lambda _: (f, velocity), sigma, t, t - 1, eps)
         return JointOutput(out, errors.sum(1), f.detach(), velocity.detach())
 
@@ -103,7 +104,7 @@ class JointStage:
     ) -> None:
         self.config = config = config or JointConfig()
         if vae.config.get("sigma_from") == "image":
-            raise ValueError("joint training needs sigma of the level alone: set sigma_from to 'level'")
+            raise ValueError("joint training needs one sigma for every image: set sigma_from to 'level'")
         if denoiser.config.prediction not in PREDICTIONS:
             raise ValueError(
                 f"joint training predicts {' or '.join(PREDICTIONS)}, which need f at one level, "
