@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import is_compiled_module
 from torch import nn
 
-from betadiffusion.training import checkpoint
+from betadiffusion.training import checkpoint, runs
 from betadiffusion.training.config import OptimisationConfig, RunConfig
 from betadiffusion.training.errors import Interrupted, TrainingError
 from betadiffusion.training.runs import make_accelerator
@@ -96,6 +96,13 @@ def test_a_compiled_training_is_the_same_training(whole, tmp_path, fresh_acceler
 
 def test_compile_is_inductor(fresh_accelerate):
     assert make_accelerator(RunConfig(cpu=True, compile=True)).state.dynamo_plugin.backend == "INDUCTOR"
+
+
+@pytest.mark.parametrize(("has", "speed", "precision"), [(True, 2.0, "bf16"), (True, 0.6, "no"), (False, 2.0, "no")])
+def test_auto_is_bf16_where_it_is_faster(has, speed, precision, fresh_accelerate, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has)
+    monkeypatch.setattr(runs, "matmul_seconds", {torch.float32: 1.0, torch.bfloat16: 1 / speed}.get)
+    assert make_accelerator(RunConfig(cpu=True)).mixed_precision == precision
 
 
 def test_training_learns_and_the_average_is_what_is_validated(whole):

@@ -422,7 +422,7 @@ class RunConfig:
         stages: which stages to run, in this order: vae and diffusion, or joint for both; decoder; report. A baseline
             has stage baseline, and some prior after it.
         seed: of everything random.
-        precision: "bf16" or "fp32" arithmetic of the networks; "auto" is bf16 where the hardware has it.
+        precision: "bf16" or "fp32" arithmetic of the networks; "auto" is bf16 where the hardware is faster in it.
         compile: torch.compile what is trained, where trainings are long enough to pay for the minutes that it takes.
         cpu: stay on the CPU even where there is a GPU.
         trackers: also log to "tensorboard" (in the run's folder) or "wandb".
