@@ -81,8 +81,9 @@ def test_a_run_with_an_opponent_cut_anywhere_ends_with_the_same_bits(tmp_path, i
 def test_accumulated_parts_equal_the_large_batch(tmp_path, images):
     whole = fit(tmp_path / "whole", stage(images, GAN))
     parts = fit(tmp_path / "parts", stage(images, GAN), accumulation=4)
-    assert torch.allclose(flat(whole.plain), flat(parts.plain), atol=2e-5)
-    assert torch.allclose(flat(whole.opponent), flat(parts.opponent), atol=2e-5)
+    # Six steps of at most 1e-3 each, of which a CPU's order of sums changes 3e-5.
+    assert torch.allclose(flat(whole.plain), flat(parts.plain), atol=1e-4)
+    assert torch.allclose(flat(whole.opponent), flat(parts.opponent), atol=1e-4)
     assert whole.opponent.adaptive == pytest.approx(float(parts.opponent.adaptive), rel=1e-3)
 
 
