@@ -4,8 +4,8 @@
         [--vae-images 280000] [--count 1000] [--only TEXT ...] [--out ablation]
 
 Group "denoiser" trains denoisers on the run's VAE and one latent cache: predictions, weightings, levels, sizes of the
-network, images a step. Group "vae" trains the VAE too: boundary, curvature penalty, schedule of beta. Every row, a
-choice and a seed, is trained on as many images and judged by 1,000 samples from the same noise, in the report's
+network, images a step. Group "vae" trains the VAE too: sigma, boundary, curvature penalty, schedule of beta. Every
+row, a choice and a seed, is trained on as many images and judged by 1,000 samples from the same noise, in the report's
 features, at 4, 10, 20 and 50 evaluations, by whichever deterministic solver is best there (named in the table; the
 choice is made on the same samples, alike for every row). Rows are kept in OUT/GROUP.json: what is there is not done
 again. Prints a markdown table of means and standard errors over seeds, with images per second beside them, since
@@ -48,6 +48,7 @@ from betadiffusion.training.vae_stage import VAEStage
 EVALUATIONS = (4, 10, 20, 50)
 VARIABLES: tuple[samplers.Variable, ...] = ("t", "sigma")
 Changes = dict[str, Any]
+ONE_SIGMA: Changes = {"vae.sigma_from": "level"}  # in whose units a path's curvature is
 CHOICES: dict[str, dict[str, Changes]] = {
     "denoiser": {
         "default": {},
@@ -63,8 +64,9 @@ CHOICES: dict[str, dict[str, Changes]] = {
     },
     "vae": {
         "default": {},
+        **{f"sigma of the {one}": {"vae.sigma_from": one} for one in ("level", "channel")},
         "boundary learned": {"vae.boundary": False},
-        **{f"curvature {weight:g}": {"path.curvature": weight} for weight in (1e-7, 1e-6)},
+        **{f"curvature {weight:g}": ONE_SIGMA | {"path.curvature": weight} for weight in (1e-7, 1e-6)},
         **{f"beta {name}": {"vae.schedule": name} for name in ("sinusoidal", "linear")},
     },
 }

@@ -54,6 +54,7 @@ def configured(options: argparse.Namespace, name: str, stages: list[str], joint:
     data = DataConfig(options.data, options.size, limit=options.limit, held_out=options.held_out)
     folder = Path(options.out) / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
     config = RunConfig(data=data, joint=joint, stages=stages, seed=seed, out=str(folder), cpu=options.cpu)
+    config.vae.sigma_from = "level"  # which joint training needs
     config.report = ReportConfig(count=options.count)
     if EVEN in name:
         config.levels.start_power = config.levels.power

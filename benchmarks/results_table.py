@@ -50,13 +50,19 @@ def main_table(reports: dict[str, dict[str, Any]]) -> str:
 
 
 def level_table(numbers: dict[str, Any]) -> str:
-    """Distances by level, VAE alone and walked back."""
+    """Distances and PSNR by level, VAE alone and walked back."""
     levels = numbers["frechet"]["levels"]
     lines = [
         "| level | " + " | ".join(f"{row['level']:g}" for row in levels) + " |",
         "| --- |" + " ---: |" * len(levels),
     ]
-    for label, key in (("VAE alone", "vae"), ("walked back to 0", "walked")):
+    labels = {
+        "vae": "VAE alone", "walked": "walked back to 0", "vae_psnr": "VAE alone, PSNR in dB",
+        "walked_psnr": "walked back to 0, PSNR in dB",
+    }  # fmt: skip
+    for key, label in labels.items():
+        if key not in levels[0]:
+            continue  # a report of before
         lines.append(f"| {label} | " + " | ".join(f"{row[key]:.1f}" for row in levels) + " |")
     return "\n".join(lines)
 

@@ -229,12 +229,12 @@ def test_a_boundary_holds_by_construction():
 def test_sigma_of_the_level_is_calibrated_by_the_images():
     model = build()
     assert not model.sigma_curve.log_value.requires_grad
-    rms = torch.linspace(0.1, 0.9, 65)
-    rms[30] = 0.01  # a dip, which samplers could not walk over
-    model.calibrate_sigma(rms)
-    rms[30] = rms[29]
-    assert torch.allclose(model.sigma_curve.log_values(), rms.log())
-    assert torch.allclose(model.sigma(torch.linspace(0, 1, 65)), rms, atol=1e-6)
+    mean = torch.linspace(0.1, 0.9, 65)
+    mean[30] = 0.01  # a dip, which samplers could not walk over
+    model.calibrate_sigma(mean)
+    mean[30] = mean[29]
+    assert torch.allclose(model.sigma_curve.log_values(), mean.log())
+    assert torch.allclose(model.sigma(torch.linspace(0, 1, 65)), mean, atol=1e-6)
     assert model.sigma(torch.tensor(0.5, dtype=torch.float64)).shape == ()
 
 

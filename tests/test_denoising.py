@@ -492,6 +492,7 @@ def configured(**changes):
         ({"diffusion__weighting": "learned", "diffusion__levels": "importance"}, "'importance' has no effect"),
         ({"diffusion__levels": "logit_normal", "diffusion__logit_scale": 0.0}, "logit_scale must be positive"),
         ({"path__curvature": -1.0}, "path.curvature must not be negative"),
+        ({"path__curvature": 1e-6}, "path.curvature needs one sigma for every image: set vae.sigma_from to 'level'"),
     ],
 )
 def test_combinations_without_effect_are_refused(changes, text):
@@ -502,6 +503,7 @@ def test_combinations_without_effect_are_refused(changes, text):
 def test_the_same_options_with_effect_are_taken(setting):
     check(configured(diffusion__levels="logit_normal", diffusion__logit_mean=-0.5))
     check(configured(diffusion__velocity="exact", cache__levels=0))
+    check(configured(path__curvature=1e-6, vae__sigma_from="level"))
     check(configured(diffusion__weighting="learned", diffusion_training__curve_rate=5.0))
     with pytest.raises(ValueError, match="'importance' has no effect"):
         trainer(setting, None, weighting="learned", levels="importance")

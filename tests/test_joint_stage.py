@@ -261,11 +261,19 @@ def test_what_cannot_be_trained_jointly_is_refused(images):
         ({"stages": ["joint"], "levels__start_power": 2.0}, "levels.start_power has no effect with stage 'joint'"),
         ({"stages": ["joint"], "diffusion__prediction": "any_step"}, "stage 'joint' predicts velocity or flow"),
         ({"joint__denoiser_rate": 0.0}, "joint.denoiser_rate must be positive"),
+        (
+            {"stages": ["joint"], "vae__sigma_from": None},
+            "needs one sigma for every image: set vae.sigma_from to 'level'",
+        ),
+        (
+            {"stages": ["joint"], "model": "beta_diffusion", "vae__sigma_from": None},
+            "needs one sigma for every image: set beta_diffusion.sigma_from to 'level'",
+        ),
     ],
 )
 def test_combinations_are_refused_in_a_sentence(tmp_path, changes, text):
     with pytest.raises(ValueError, match=r"^(?!.*\n)") as error:
-        checks.check(configured(tmp_path / "run", **changes))
+        checks.check(configured(tmp_path / "run", **{"vae__sigma_from": "level"} | changes))
     assert text in str(error.value)
 
 
@@ -274,9 +282,10 @@ def test_a_joint_run_from_the_command_line_to_the_report(tmp_path, monkeypatch):
     out = tmp_path / "run"
     flags = [
         "--data.size=16", "--data.limit=120", "--data.held_out=20", "--vae.channels=[8,16]", "--vae.embedding_dim=16",
-        "--denoiser.width=16", "--denoiser.depth=1", "--vae_training.images=256", "--vae_training.batch_size=32",
-        "--vae_training.validate_images=128", "--vae_training.checkpoint_images=128", "--report.count=20",
-        "--report.levels=[0.0,0.5]", "--joint.stop_gradient=false", "--precision=fp32", "--cpu=true", f"--out={out}",
+        "--denoiser.width=16", "--denoiser.depth=1", "--vae.sigma_from=level", "--vae_training.images=256",
+        "--vae_training.batch_size=32", "--vae_training.validate_images=128", "--vae_training.checkpoint_images=128",
+        "--report.count=20", "--report.levels=[0.0,0.5]", "--joint.stop_gradient=false", "--precision=fp32",
+        "--cpu=true", f"--out={out}",
     ]  # fmt: skip
     assert main(["train", "--stages=[joint,report]", *flags]) == 0
     pipeline = BetaDiffusionPipeline.from_pretrained(out / "pipeline")

@@ -1,16 +1,20 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from betadiffusion import BetaDiffusionPipeline, MultiBetaVAE, NonlinearDenoiser
+from betadiffusion.data.arrays import ArrayImages
 from betadiffusion.gaussian import standard_normal_kl
 from betadiffusion.models.presets import vae_preset
 from betadiffusion.nn.curves import LevelCurve, RisingLevelCurve
 from betadiffusion.nn.embedding import LevelEmbedding
 from betadiffusion.oracle import gaussian_oracle
 from betadiffusion.training.diffusion_stage import encode_with_velocity
+from betadiffusion.training.images import load_images
+from betadiffusion.training.vae_stage import VAEStage
 
 SMALL = {"sample_size": 16, "channels": (16, 32), "latent_channels": 4, "embedding_dim": 16}
 RESNET = SMALL | {"block": "resnet", "layers_per_block": 1}
@@ -58,6 +62,18 @@ def test_the_diffusion_walks_means_with_sigma_of_the_level(own_sigma):
         MultiBetaVAE(**SMALL).calibrate_sigma(torch.ones(65))
     with pytest.raises(ValueError, match="unknown sigma_from"):
         MultiBetaVAE(**SMALL, sigma_from="pixels")
+
+
+def test_sigma_of_the_level_is_the_geometric_mean_over_training_images(own_sigma):
+    source = ArrayImages("noise", np.random.default_rng(0).integers(0, 256, (40, 3, 16, 16), np.uint8))
+    stage = VAEStage(own_sigma, source, source, torch.device("cpu"))
+    stage.calibrate(own_sigma)
+    x = load_images(source, np.arange(40), torch.device("cpu"))
+    for level in (0.0, 0.25, 1.0):
+        with torch.no_grad():
+            sigma = own_sigma.posterior(x, torch.full((40,), level))[1]
+        assert sigma.std() > 0 or level == 1
+        assert float(own_sigma.sigma(torch.tensor(level))) == pytest.approx(float(sigma.log().mean().exp()), rel=1e-4)
 
 
 def test_encoding_is_deterministic_and_sampling_adds_sigma_eps(vae):

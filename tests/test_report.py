@@ -18,7 +18,7 @@ from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.report import write
-from betadiffusion.report.distances import SAMPLERS, Judge, sampler_row, walk_back
+from betadiffusion.report.distances import SAMPLERS, Judge, level_distances, sampler_row, walk_back
 from betadiffusion.report.figures import charts
 from betadiffusion.report.generate import (
     Pictures,
@@ -167,6 +167,15 @@ def test_judge_is_zero_on_its_own_reference_and_grows_with_damage():
     assert judge(torch.from_numpy(real[:100])) == pytest.approx(0, abs=1e-6)
     assert judge.floor == judge(torch.from_numpy(real[100:]))
     assert judge.floor < judge(torch.from_numpy(real[100:] // 2)) < judge(torch.from_numpy(real[100:] // 4))
+
+
+def test_the_dial_s_psnr_is_to_the_images_themselves(monkeypatch):
+    real = np.random.default_rng(0).integers(0, 246, (100, 1, SIZE, SIZE), np.uint8)
+    made = torch.from_numpy(real) + 10, torch.from_numpy(real)
+    monkeypatch.setattr("betadiffusion.report.distances.reconstructions", lambda *arguments: made)
+    (row,) = level_distances(None, Judge(MeanPixels(), real, real), RunConfig(report=ReportConfig(levels=[0.0])), False)
+    assert row["vae_psnr"] == pytest.approx(20 * math.log10(255 / 10))
+    assert row["walked_psnr"] == math.inf
 
 
 def test_walk_back_takes_the_first_far_level():

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -124,11 +124,12 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         yield "levels.distribution 'grid' needs either levels.betas or levels.values"
     if config.perceptual.lpips and not config.perceptual.lpips_weights:
         yield "perceptual.lpips needs perceptual.lpips_weights: a .safetensors or a hub id"
-    if "image" in (config.vae.sigma_from, config.beta_diffusion.sigma_from):
+    if _arguments(config).get("sigma_from", "image" if config.model == "beta_diffusion" else "level") == "image":
+        section = "beta_diffusion" if config.model == "beta_diffusion" else "vae"
         if "joint" in stages:
-            yield "stage 'joint' needs one sigma for every image: sigma_from cannot be 'image'"
+            yield f"stage 'joint' needs one sigma for every image: set {section}.sigma_from to 'level'"
         if config.path.curvature:
-            yield "path.curvature needs one sigma for every image: sigma_from cannot be 'image'"
+            yield f"path.curvature needs one sigma for every image: set {section}.sigma_from to 'level'"
     if clash := diffusion_clash(config.diffusion):
         yield clash
     if config.compile and (config.perceptual.adversarial or ("decoder" in stages and config.decoder.adversarial)):
@@ -139,6 +140,12 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         yield "condition.kind 'text' needs condition.text_encoder: a hub id or a local folder"
     if config.condition.kind != "none" and "joint" in config.stages:
         yield "stage 'joint' knows no conditions: leave out condition.kind, or use stages 'vae' and 'diffusion'"
+
+
+def _arguments(config: RunConfig) -> Mapping[str, Any]:
+    """What the autoencoder is made with: its preset, and what overrides it."""
+    ours = autoencoder(config)
+    return (beta_diffusion_preset if config.model == "beta_diffusion" else vae_preset)(ours.preset, **chosen(ours))
 
 
 def _joint_or_decoder(config: RunConfig) -> Iterator[str]:
@@ -162,7 +169,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
     values, defaults = flat(config), flat(RunConfig())
     ours, name, multi_beta = autoencoder(config), denoiser_name(config), config.model == "multi_beta_vae"
     denoiser = denoiser_preset(name, **chosen(config.denoiser))
-    arguments = (vae_preset if multi_beta else beta_diffusion_preset)(ours.preset, **chosen(ours))
+    arguments = _arguments(config)
     if (arguments.get("block") == "conv") != (denoiser["architecture"] == "mlp"):
         section = "vae" if multi_beta else "beta_diffusion"
         yield f"denoiser.preset {name!r} does not fit the latents of {section}.preset {ours.preset!r}"

@@ -64,9 +64,10 @@ COMPARED: dict[str, dict[str, dict[str, Any]]] = {
         "beta_vae": {}, "info_vae": WHOLE_BATCH, "diffae": {}, "infodiffusion": WHOLE_BATCH, "multi_beta_vae": {},
     },
     "paper-table2": {
-        "beta_vae": {}, "factor_vae": WHOLE_BATCH, "beta_tcvae": WHOLE_BATCH, "multi_beta_vae": {"stages": ["vae"]},
-        "multi_beta_vae with sigma of the image": {
-            "model": "multi_beta_vae", "stages": ["vae"], "set": {"vae.sigma_from": "image"},
+        "beta_vae": {}, "factor_vae": WHOLE_BATCH, "beta_tcvae": WHOLE_BATCH,
+        "multi_beta_vae": {"stages": ["vae"], "set": {"vae.sigma_from": "image"}},
+        "multi_beta_vae with one sigma": {
+            "model": "multi_beta_vae", "stages": ["vae"], "set": {"vae.sigma_from": "level"},
         },
     },
     "paper-table3": {"vq_vae": {}, "ddpm": {}, "latent_diffusion": {}, "multi_beta_vae": {}},

@@ -84,6 +84,7 @@ VAE_PRESETS: dict[str, VAEArguments] = {
         "channels": (32, 64, 128),
         "embedding_dim": 128,
         "schedule": "log_beta",  # spreads the rate evenly over the levels
+        "sigma_from": "image",
         "level_channels": 16,
     },
     "toy": {  # paper, C.1.2

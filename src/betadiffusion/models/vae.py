@@ -36,7 +36,7 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
     `sigma_from` says what p(z;t) is. With "level", as the paper has it, N(0, I). With "channel" N(0, diag tau(t)^2),
     tau learned for each channel: the same as a sigma of each channel in units of the prior, which gives the axes of the
     latent a meaning that one sigma(t) for all cannot (docs/formalism.md). With "image" the posterior has a sigma of
-    each image and dimension, as a beta-VAE's; sigma(t) is then a table of its root mean square, for the diffusion,
+    each image and dimension, as a beta-VAE's; sigma(t) is then a table of its geometric mean, for the diffusion,
     which `calibrate_sigma` makes.
 
     Images are (B,C,H,W) in [-1, 1]; latents (B, latent_channels, h, w), h = w = 1 with block "conv". With `boundary`
@@ -160,14 +160,14 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
         value = self.sigma_curve(t)
         return value[..., None, None, None] if value.ndim == t.ndim else value[..., None, None]
 
-    def calibrate_sigma(self, rms: Tensor) -> None:
-        """Sets sigma(t) to the root mean square of sigma over data: see `nn.curves.set_rising`.
+    def calibrate_sigma(self, mean: Tensor) -> None:
+        """Sets sigma(t) to the geometric mean of sigma over data: see `nn.curves.set_rising`.
 
         Raises ValueError where sigma is learned as a function of the level.
         """
         if self.config.sigma_from != "image":
             raise ValueError(f"sigma_from '{self.config.sigma_from}' learns sigma(t): there is nothing to calibrate")
-        set_rising(self.sigma_curve, rms)
+        set_rising(self.sigma_curve, mean)
 
     def pixel_sigma(self, t: Tensor) -> Tensor:
         """Pixel noise scale s(t), for pixels in [-1, 1], at levels t of any shape."""

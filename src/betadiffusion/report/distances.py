@@ -1,5 +1,6 @@
 """Frechet distances to real images: of reconstructions by level, before and after walking back, and of samples."""
 
+import math
 import time
 import warnings
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from betadiffusion.clocks import Clock
-from betadiffusion.metrics import FeatureStatistics, frechet_from_statistics
+from betadiffusion.metrics import FeatureStatistics, distortion, frechet_from_statistics
 from betadiffusion.metrics.features import FeatureExtractor
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.pipelines.walk_levels import walk_levels
@@ -58,13 +59,21 @@ class Judge:
 def level_distances(
     pipeline: BetaDiffusionPipeline, judge: Judge, config: RunConfig, progress: bool
 ) -> list[dict[str, float]]:
-    """By level of the configured grid the distance of the judge's real images: VAE alone, and walked back to 0."""
-    rows = []
+    """By level of the configured grid the distance of the judge's real images, and their PSNR in dB: VAE alone, and
+    walked back to 0."""
+    rows, real = [], torch.from_numpy(judge.images)
     for level in tqdm(grid_levels(config), desc="report: walks back", disable=not progress):
         alone, walked = reconstructions(pipeline, judge.images, level, seed_for(config, "codes"))
         distance = judge(alone)
-        rows.append({"level": level, "vae": distance, "walked": judge(walked) if level > 0 else distance})
+        row = {"level": level, "vae": distance, "walked": judge(walked) if level > 0 else distance}
+        rows.append(row | {"vae_psnr": _psnr(real, alone), "walked_psnr": _psnr(real, walked)})
     return rows
+
+
+def _psnr(real: Tensor, images: Tensor) -> float:
+    """In dB, of the mean error of all images (N,C,H,W) uint8 together; infinite where they are equal."""
+    error = distortion(real, images).per_pixel
+    return 10 * math.log10(4 / error) if error else math.inf  # the greatest error of a pixel in [-1, 1] is 2
 
 
 def walk_back(rows: list[dict[str, float]]) -> dict[str, float] | None:

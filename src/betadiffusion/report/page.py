@@ -51,16 +51,17 @@ def _dial(numbers: Numbers, pngs: dict[str, bytes]) -> str:
     walk = Sampler(frechet["walk"]["method"], frechet["walk"]["steps"])
     text = (
         "The same held-out images at each level. Upper row: a draw from the posterior, decoded at that level. Lower "
-        f"row: the same draw, walked back to level 0 by the diffusion ({walk.label}, {walk.steps} steps, "
-        f"{walk.evaluations} evaluations) and decoded there. At a glance, above, is the first level where the "
-        f"VAE alone is at least {FAR:g} times as far from real images as at level 0."
+        f"row: a draw of the path, walked back to level 0 by the diffusion ({walk.label}, {walk.steps} steps, "
+        f"{walk.evaluations} evaluations) and decoded there; the two draws are the same where the VAE has one noise "
+        "scale for all images. PSNR, in dB, is to the images themselves. At a glance, above, is the first level where "
+        f"the VAE alone is at least {FAR:g} times as far from real images as at level 0."
     )
     rows = [
         (f"{row['level']:g}", number(row["vae"]), number(row["vae"] / frechet["levels"][0]["vae"]),
-         number(row["walked"]), number(row["vae"] / row["walked"]))
+         number(row["walked"]), number(row["vae"] / row["walked"]), number(row["vae_psnr"]), number(row["walked_psnr"]))
         for row in frechet["levels"]
     ]  # fmt: skip
-    head = ("level", f"{frechet['name']}, VAE alone", "× level 0", "walked back", "divided by")
+    head = ("level", f"{frechet['name']}, VAE alone", "× level 0", "walked back", "divided by", "PSNR, alone", "walked")
     dial = picture(pngs, "dial", "Held-out images by level: the VAE alone, and walked back to level 0")
     chart = picture(pngs, "distance_over_level", "Distance of reconstructions to real images")
     return heading("The dial") + paragraph(text) + dial + table(head, rows) + chart

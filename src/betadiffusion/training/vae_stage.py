@@ -155,7 +155,7 @@ class VAEStage:
 
     @torch.no_grad()
     def calibrate(self, model: Autoencoder) -> None:
-        """Sets sigma(t) of a model whose sigma depends on the image: its root mean square over training images."""
+        """Sets sigma(t) of a model whose sigma depends on the image: its geometric mean over training images."""
         if model.config.get("sigma_from") != "image":
             return
         images = np.arange(min(CALIBRATION_IMAGES, self.count))  # their order is random already
@@ -163,8 +163,8 @@ class VAEStage:
         total = torch.zeros(len(levels))
         for part in np.array_split(images, -(-len(images) // pass_size(model.image_shape))):
             h = seen(model, load_images(self.train, part, self.device))
-            total += len(part) * torch.stack([posterior_of(model, h, t)[1].square().mean() for t in levels]).cpu()
-        model.calibrate_sigma((total / len(images)).sqrt().to(self.device))
+            total += len(part) * torch.stack([posterior_of(model, h, t)[1].log().mean() for t in levels]).cpu()
+        model.calibrate_sigma((total / len(images)).exp().to(self.device))
 
 
 def curvature(model: Autoencoder, given: Tensor, t: Tensor) -> Tensor:
