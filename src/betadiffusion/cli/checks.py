@@ -125,11 +125,10 @@ def _combinations(config: RunConfig) -> Iterator[str]:
     if config.perceptual.lpips and not config.perceptual.lpips_weights:
         yield "perceptual.lpips needs perceptual.lpips_weights: a .safetensors or a hub id"
     if _arguments(config).get("sigma_from", "image" if config.model == "beta_diffusion" else "level") == "image":
-        section = "beta_diffusion" if config.model == "beta_diffusion" else "vae"
         if "joint" in stages:
-            yield f"stage 'joint' needs one sigma for every image: set {section}.sigma_from to 'level'"
+            yield f"stage 'joint' needs one sigma for every image: set {_section(config)}.sigma_from to 'level'"
         if config.path.curvature:
-            yield f"path.curvature needs one sigma for every image: set {section}.sigma_from to 'level'"
+            yield f"path.curvature needs one sigma for every image: set {_section(config)}.sigma_from to 'level'"
     if clash := diffusion_clash(config.diffusion):
         yield clash
     if config.compile and (config.perceptual.adversarial or ("decoder" in stages and config.decoder.adversarial)):
@@ -140,6 +139,11 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         yield "condition.kind 'text' needs condition.text_encoder: a hub id or a local folder"
     if config.condition.kind != "none" and "joint" in config.stages:
         yield "stage 'joint' knows no conditions: leave out condition.kind, or use stages 'vae' and 'diffusion'"
+
+
+def _section(config: RunConfig) -> str:
+    """The name of the autoencoder's section."""
+    return "beta_diffusion" if config.model == "beta_diffusion" else "vae"
 
 
 def _arguments(config: RunConfig) -> Mapping[str, Any]:
@@ -171,8 +175,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
     denoiser = denoiser_preset(name, **chosen(config.denoiser))
     arguments = _arguments(config)
     if (arguments.get("block") == "conv") != (denoiser["architecture"] == "mlp"):
-        section = "vae" if multi_beta else "beta_diffusion"
-        yield f"denoiser.preset {name!r} does not fit the latents of {section}.preset {ours.preset!r}"
+        yield f"denoiser.preset {name!r} does not fit the latents of {_section(config)}.preset {ours.preset!r}"
     frozen = not multi_beta and not arguments["train_encoder"]
     cached = config.cache.levels > 0 or (frozen and config.cache.features)
     other = [key for key in values if key.startswith(("beta_diffusion.", "pretext.") if multi_beta else "vae.")]
