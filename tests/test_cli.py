@@ -89,6 +89,28 @@ def left_over(folder):
 # Help
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
+def test_freed_memory_is_kept_by_a_command():
+    code = """
+import resource
+from betadiffusion.cli.main import main
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    [bytearray(2**24) for _ in range(8)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(faults() + faults())
+main(["--version"])
+faults()
+print(faults())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    before, _, after = done.stdout.split()
+    assert int(before) > 2 * 30_000  # 2^15 pages of 4 KiB in the blocks, each time
+    assert int(after) < 1_000
+
+
 @pytest.mark.parametrize("argv", [["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_help_is_quick_and_loads_nothing_heavy(argv):
     code = f"""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from betadiffusion.nn.precision import in_float32
@@ -17,7 +18,7 @@ class ScaleShift(nn.Linear):
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = super().forward(embedding)[:, :, None, None].chunk(2, dim=1)
-        return h * (1 + scale) + shift
+        return torch.addcmul(shift, h, 1 + scale)
 
 
 class ConvBlock(nn.Module):
