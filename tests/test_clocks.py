@@ -1,5 +1,6 @@
 """Clocks: closed forms on a path that is known, levels that fall, steps that err alike."""
 
+import functools
 import math
 from itertools import pairwise
 
@@ -173,7 +174,7 @@ def test_a_denoisers_tables_are_its_path():
         assert torch.allclose(walked, clock_levels(name, 9, 0.9, 0.1, known), atol=0.01)
 
 
-def test_the_fitted_clock_is_measured_once():
+def test_the_fitted_clock_is_measured_once(tmp_path):
     denoiser, calls = calibrated_denoiser(), []
     own = denoiser.predict
     denoiser.predict = lambda z, t, s: calls.append(len(z)) or own(z, t, s)
@@ -184,6 +185,10 @@ def test_the_fitted_clock_is_measured_once():
     assert len(calls) == asked
     assert torch.equal(first, again)
     assert shorter[0] == 0.6
+    denoiser.save_pretrained(tmp_path)
+    kept = NonlinearDenoiser.from_pretrained(tmp_path)
+    kept.predict = None
+    assert torch.equal(walk_levels(kept, Linear(), "fitted", 6), first)
 
 
 # The pipeline's walk
@@ -237,11 +242,11 @@ def test_walking_back_at_twenty_evaluations_costs_twenty_passes(pipeline, monkey
 def test_a_walk_may_end_anywhere(pipeline):
     """Down to `end` and on from there is the whole way; the image is decoded at the level where the walk ends."""
     z, stops = torch.randn(2, 3, 1, 1, generator=seeded()), []
-    half = pipeline.walk(z, 0.9, end=0.4, steps=5, callback=lambda i, z, level: stops.append(float(level)))
+    even = functools.partial(pipeline.walk, clock="uniform")
+    half = even(z, 0.9, end=0.4, steps=5, callback=lambda i, z, level: stops.append(float(level)))
     assert stops == pytest.approx([0.8, 0.7, 0.6, 0.5, 0.4])
-    whole = pipeline.walk(z, 0.9, end=0.0, steps=9, method="euler")
-    first = pipeline.walk(z, 0.9, end=0.4, steps=5, method="euler")
-    assert torch.allclose(pipeline.walk(first, 0.4, steps=4, method="euler"), whole, atol=1e-5)
+    whole = even(z, 0.9, end=0.0, steps=9)
+    assert torch.allclose(even(even(z, 0.9, end=0.4, steps=5), 0.4, steps=4), whole, atol=1e-5)
     x = faces(2)
     drawn = pipeline.denoise(x, 0.9, end=0.4, steps=5, generator=seeded(), output_type="pt").images
     z = pipeline.walk(pipeline.encode(x, 0.9, seeded()), 0.9, end=0.4, steps=5)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from betadiffusion import BetaDiffusionPipeline
+from betadiffusion.pipelines.walk_levels import fit_clock
 from betadiffusion.training import runs
 from betadiffusion.training.config import RunConfig
 
@@ -59,6 +60,10 @@ def whole(tmp_path_factory):
 def test_a_run_leaves_everything_a_user_needs(whole):
     pipeline = BetaDiffusionPipeline.from_pretrained(whole / "pipeline")
     assert pipeline(num_images=2, steps=2).images[0].size == (16, 16)
+    denoiser = pipeline.denoiser
+    measured = denoiser.config.fitted_clock
+    denoiser.register_to_config(fitted_clock=None)
+    assert measured == pytest.approx(fit_clock(denoiser).tolist())
     for stage in ("vae", "diffusion"):
         history = json.loads((whole / stage / "history.json").read_text())
         assert len(history) == 2

@@ -7,7 +7,7 @@ Variable = Literal["t", "sigma", "log_snr"]
 Clock = Literal["uniform", "log_snr", "rate_linear", "path_length", "fitted", "beta_linear", "beta_sinusoidal"]
 
 DEFAULTS: dict[str, Any] = {
-    "steps": 20, "method": "multistep", "variable": None, "eta": 0.0, "churn": 0.0, "clock": "uniform", "end": 0.0,
+    "steps": 20, "method": "euler", "variable": None, "eta": 0.0, "churn": 0.0, "clock": "fitted", "end": 0.0,
 }  # fmt: skip
 
 

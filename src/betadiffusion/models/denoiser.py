@@ -37,7 +37,8 @@ class NonlinearDenoiser(ModelMixin, ConfigMixin):
     latent_shape is (C,H,W); `architecture` "mlp" for (C,1,1), "unet", or "dit" for a square grid of tokens, with heads
     of `head_dim`, by default 64; `knots` and `sigma_knots` are the sizes of the
     tables of the Gaussian part (`nn.preconditioning`), which `calibrate` fills from data before training; `condition`
-    the fields of a `ConditionSpec`, None for a denoiser that cannot be asked for anything.
+    the fields of a `ConditionSpec`, None for a denoiser that cannot be asked for anything; `fitted_clock` the readings
+    of the clock "fitted" at even levels, None where they have not been measured yet (`pipelines.walk_levels`).
     Raises ValueError for an architecture or a prediction that does not exist or that does not fit the latent, and for
     a condition that does not exist or that the architecture cannot take.
     """
@@ -59,6 +60,7 @@ class NonlinearDenoiser(ModelMixin, ConfigMixin):
         sigma_knots: int = 65,
         prediction: str = "velocity",
         condition: dict[str, Any] | None = None,
+        fitted_clock: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         spec = None if condition is None else ConditionSpec(**condition)

@@ -5,7 +5,7 @@ This file imports no torch, so that the command line can read it.
 """
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypedDict
 
 
@@ -48,6 +48,7 @@ class DenoiserArguments(TypedDict, total=False):
     sigma_knots: int
     prediction: str
     condition: dict[str, Any] | None
+    fitted_clock: Sequence[float] | None
 
 
 class BetaDiffusionArguments(TypedDict, total=False):

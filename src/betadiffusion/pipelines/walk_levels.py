@@ -11,7 +11,7 @@ from betadiffusion.samplers import Method, Variable
 from betadiffusion.schedules import Schedule
 
 KNOTS = 129
-FIT_LATENTS = 256
+FIT_LATENTS = 64
 
 
 def solver_variable(denoiser: NonlinearDenoiser, method: Method) -> Variable:
@@ -24,7 +24,7 @@ def walk_levels(
 ) -> Tensor:
     """`steps + 1` levels from start down to end, evenly on a clock: float64; schedule: of the VAE that made the levels.
 
-    "fitted" is measured once a denoiser, at the cost of 256 samples, and kept as its `fitted_clock`.
+    "fitted" was measured at the end of training; where it was not, `fit_clock` does so first.
     """
     if clock == "uniform":
         return clock_levels(clock, steps, start, end)
@@ -46,14 +46,17 @@ def denoiser_path(denoiser: NonlinearDenoiser, schedule: Schedule, *, fitted: bo
         at_knots((tables.v_variance + tables.v_mean.square()).mean(1)),
         at_knots(tables.log_sigma).exp(),
         schedule,
-        interpolate(knots, *_fitted(denoiser)) if fitted else None,
+        at_knots(fit_clock(denoiser)) if fitted else None,
     )
 
 
-def _fitted(denoiser: NonlinearDenoiser) -> tuple[Tensor, Tensor]:
-    """Levels and readings of the clock "fitted"."""
-    if getattr(denoiser, "fitted_clock", None) is None:
+def fit_clock(denoiser: NonlinearDenoiser) -> Tensor:
+    """Readings of the clock "fitted" at even levels, float64, kept in the denoiser's configuration.
+
+    Measured where they are not known yet: three evaluations a step on 64 latents.
+    """
+    if denoiser.config.fitted_clock is None:
         generator = torch.Generator().manual_seed(0)
         z = torch.randn(FIT_LATENTS, *denoiser.config.latent_shape, generator=generator).to(denoiser.device)
-        denoiser.fitted_clock = fit(denoiser.predict, denoiser.sigma, z)
-    return denoiser.fitted_clock
+        denoiser.register_to_config(fitted_clock=fit(denoiser.predict, denoiser.sigma, z)[1].tolist())
+    return torch.tensor(denoiser.config.fitted_clock, dtype=torch.float64)

@@ -88,9 +88,10 @@ def default_sampler(evaluations: int | None = None) -> Sampler:
     return Sampler(method, steps if evaluations is None else evaluations // samplers.evaluations(method, 1))
 
 
-def default_levels(pipeline: BetaDiffusionPipeline, steps: int) -> Tensor:
-    """The levels at which `BetaDiffusionPipeline.walk` stops on its way from 1 to 0."""
-    return walk_levels(pipeline.denoiser, pipeline.vae.schedule, walk_default("clock"), steps)
+def default_levels(pipeline: BetaDiffusionPipeline, sampler: Sampler) -> Tensor:
+    """The levels at which `BetaDiffusionPipeline.walk` stops from 1 to 0; those of Algorithm 2 are even, as printed."""
+    clock = "uniform" if sampler.method == "algorithm2" else walk_default("clock")
+    return walk_levels(pipeline.denoiser, pipeline.vae.schedule, clock, sampler.steps)
 
 
 def walk_default(option: str) -> Any:
@@ -103,7 +104,7 @@ def samples(
     pipeline: BetaDiffusionPipeline, sampler: Sampler, count: int, config: RunConfig, levels: Tensor | None = None
 ) -> Tensor:
     """New images by one sampler; every sampler starts from the same noise. `levels`: None for the pipeline's own."""
-    levels = default_levels(pipeline, sampler.steps) if levels is None else levels
+    levels = default_levels(pipeline, sampler) if levels is None else levels
     options = {"method": sampler.method} | RANDOM.get(sampler.method, {})
     options["variable"] = sampler.variable or solver_variable(pipeline.denoiser, options["method"])
     noise = torch.Generator().manual_seed(seed_for(config, "noise"))

@@ -20,7 +20,9 @@ from accelerate import Accelerator
 from torch.utils.benchmark import Timer
 
 from betadiffusion.data import DataError, Subset, load, split
+from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
+from betadiffusion.pipelines.walk_levels import fit_clock
 from betadiffusion.training.conditions import Conditions, make_conditions
 from betadiffusion.training.config import DataConfig, OptimisationConfig, RunConfig
 from betadiffusion.training.decoder_stage import DecoderStage, encoder_fingerprint
@@ -77,8 +79,7 @@ def run(config: RunConfig) -> Path:
             identity["condition"] = config.condition
         trained = stage.finish(fit(stage, config.diffusion_training, config, accelerator, identity))
         if accelerator.is_main_process:
-            pipeline = BetaDiffusionPipeline(vae=vae.cpu(), denoiser=trained.cpu())
-            write_folder(out / "pipeline", pipeline.save_pretrained)
+            save_pipeline(out, vae, trained)
     if "joint" in config.stages:
         _train_jointly(config, vae, train, held_out, accelerator)
     if "decoder" in config.stages:
@@ -105,8 +106,13 @@ def _train_jointly(
     if accelerator.is_main_process:
         stage.finish(trained)
         write_folder(out / "vae" / "model", trained.vae.save_pretrained)
-        pipeline = BetaDiffusionPipeline(vae=trained.vae.cpu(), denoiser=trained.denoiser.cpu())
-        write_folder(out / "pipeline", pipeline.save_pretrained)
+        save_pipeline(out, trained.vae, trained.denoiser)
+
+
+def save_pipeline(out: Path, vae: Autoencoder, denoiser: NonlinearDenoiser) -> None:
+    """Writes what has been trained as a pipeline, its clock "fitted" measured."""
+    fit_clock(denoiser)
+    write_folder(out / "pipeline", BetaDiffusionPipeline(vae=vae.cpu(), denoiser=denoiser.cpu()).save_pretrained)
 
 
 def _tune_decoder(config: RunConfig, train: Subset, held_out: Subset, accelerator: Accelerator) -> None:
