@@ -8,7 +8,7 @@ row of each seed is a run's folder below --out, which is resumed where it stoppe
 means and standard errors, and writes it with all numbers as OUT/joint_training.json. Minutes per row and seed on 2 CPU
 cores with the defaults; a step of joint training costs 1.4 to 1.8 times one of the autoencoder alone.
 
-Columns: Frechet distance, in the report's features, of samples (Heun, 20 evaluations), of held-out images at level 0 by
+Columns: Frechet distance, in the report's features, of samples (20 evaluations), of held-out images at level 0 by
 the VAE alone, and at level 0.8 alone and walked back; Eq. 4 per pixel on held-out images, mean of six levels, and the
 rate in nats at levels 0, 0.5 and 0.9, where a path that has collapsed shows.
 """

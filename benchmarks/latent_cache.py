@@ -3,7 +3,7 @@
     python benchmarks/latent_cache.py runs/shapes [--images 200000] [--seeds 3] [--limit 4000]
 
 Trains a denoiser with each, for every seed, in one process; prints images per second of both, their ratio, the seconds
-that building the cache takes, and the Frechet distances of 1,000 samples (Heun, 20 evaluations) in the report's
+that building the cache takes, and the Frechet distances of 1,000 samples (20 evaluations) in the report's
 features. About 3 minutes on 2 CPU cores for the demo's run.
 """
 

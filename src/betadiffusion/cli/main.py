@@ -34,7 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line, without the program's name, and returns the exit code."""
-    keep_freed_memory()
+    _keep_freed_memory()
     try:
         _run(list(sys.argv[1:] if argv is None else argv))
         return 0
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def keep_freed_memory() -> None:
+def _keep_freed_memory() -> None:
     """Has glibc keep up to 1 GiB of freed memory: every training step wants the same blocks, and a tenth of its time on
     a CPU went into getting them back from the kernel, page by page. Nothing where the C library is another."""
     trim_threshold, mmap_threshold = -1, -3  # names of mallopt's parameters
