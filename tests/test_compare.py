@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -108,6 +109,23 @@ def test_speeds_are_of_a_training_that_leaves_nothing(tmp_path):
     made.out = str(tmp_path / "run")
     assert compare.rates(made)["baseline"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_speeds_are_of_the_second_training(monkeypatch):
+    """And of one that does not stop to validate."""
+    seen = []
+
+    def train(made):
+        seen.append((made.vae_training.images, made.vae_training.validate_images, made.data.limit))
+        folder = Path(made.out) / "baseline"
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(json.dumps({"images_per_second": len(seen)}))
+
+    monkeypatch.setattr(compare, "train", train)
+    made = config("vae", ["baseline"])
+    made.data.limit, made.data.held_out = None, 100
+    assert compare.rates(made) == {"baseline": 2}
+    assert seen == [(256, 256, 2_148), (2_048, 2_048, 2_148)]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ from betadiffusion.training.trainer import first_difference
 TRAINED_BY = {"vae": "vae_training", "baseline": "vae_training", "joint": "vae_training",
               "diffusion": "diffusion_training", "prior": "diffusion_training",
               "decoder": "decoder_training"}  # fmt: skip
+WARM_UP_IMAGES = 256
 CALIBRATION_IMAGES = 2_048  # of each stage, to see how many images a minute holds
 POLL = 0.2  # seconds
 Numbers = dict[str, Any]
@@ -151,14 +152,17 @@ def with_images(training: OptimisationConfig, images: int) -> OptimisationConfig
 
 
 def rates(config: RunConfig) -> dict[str, float]:
-    """Images per second of every stage, from a short training that leaves nothing."""
+    """Images per second of every stage, by the second of two short trainings that leave nothing: the first warms up."""
+    few = config.data.held_out + CALIBRATION_IMAGES
+    data = dataclasses.replace(config.data, limit=min(few, config.data.limit or few))
     with tempfile.TemporaryDirectory() as scratch:
-        short = dataclasses.replace(config, out=scratch, resume="never")
-        for stage in config.stages:
-            section = TRAINED_BY[stage]
-            setattr(short, section, with_images(getattr(config, section), CALIBRATION_IMAGES))
-        train(short)
-        summaries = {stage: Path(scratch) / stage / "summary.json" for stage in config.stages}
+        for images in (WARM_UP_IMAGES, CALIBRATION_IMAGES):
+            short = dataclasses.replace(config, data=data, out=f"{scratch}/{images}", resume="never")
+            for stage in config.stages:
+                training = with_images(getattr(config, TRAINED_BY[stage]), images)
+                setattr(short, TRAINED_BY[stage], dataclasses.replace(training, validate_images=images))
+            train(short)
+        summaries = {stage: Path(short.out) / stage / "summary.json" for stage in config.stages}
         return {stage: json.loads(file.read_text())["images_per_second"] for stage, file in summaries.items()}
 
 
