@@ -5,7 +5,7 @@ from typing import Any
 
 from betadiffusion.report.curves import ACTIVE_VARIANCE
 from betadiffusion.report.distances import FAR
-from betadiffusion.report.generate import Sampler
+from betadiffusion.report.generate import Sampler, walk_default
 from betadiffusion.report.html import document, heading, pairs, paragraph, picture, plain, table
 from betadiffusion.report.summary import main_numbers, number
 
@@ -71,7 +71,8 @@ def _samples(numbers: Numbers, pngs: dict[str, bytes]) -> str:
     name, count = numbers["frechet"]["name"], numbers["images"]
     text = (
         f"New images, {count:,} for every row, all from the same noise at level 1. Heun costs two evaluations a step; "
-        "eta=1 and Algorithm 2 add fresh noise at every step. Algorithm 2 is the paper's, its sign corrected; it loses "
+        f"eta=1 and Algorithm 2 add fresh noise at every step. Levels are even on the clock {walk_default('clock')!r}, "
+        "the pipeline's own, and those of Algorithm 2 in t. Algorithm 2 is the paper's, its sign corrected; it loses "
         "variance at every step, so more steps do not help it. The seconds are for all images, decoding included."
     )
     head = ("method", "steps", "evaluations", "seconds", name, "above real images")
