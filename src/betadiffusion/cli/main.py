@@ -59,8 +59,9 @@ def _keep_freed_memory() -> None:
     a CPU went into getting them back from the kernel, page by page. Nothing where the C library is another."""
     trim_threshold, mmap_threshold = -1, -3  # names of mallopt's parameters
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(mmap_threshold, 32 * 2**20)  # as large as glibc takes
         libc.mallopt(trim_threshold, 2**30)
+        for size in (2**25, 2**30):  # an older glibc refuses more than the first
+            libc.mallopt(mmap_threshold, size)
 
 
 def _run(argv: list[str]) -> None:
