@@ -15,7 +15,7 @@ from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.oracle import MixtureOracle, example_path
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
-from betadiffusion.pipelines.walk_levels import denoiser_path, walk_levels
+from betadiffusion.pipelines.walk_levels import denoiser_path, fit_clock, walk_levels
 from betadiffusion.schedules import Linear, LogBeta, Sinusoidal
 
 KNOTS = torch.linspace(0, 1, 1001, dtype=torch.float64)
@@ -189,6 +189,9 @@ def test_the_fitted_clock_is_measured_once(tmp_path):
     kept = NonlinearDenoiser.from_pretrained(tmp_path)
     kept.predict = None
     assert torch.equal(walk_levels(kept, Linear(), "fitted", 6), first)
+    torch.nn.init.normal_(denoiser.network.head.weight)
+    fit_clock(denoiser)  # as after another training
+    assert not torch.equal(walk_levels(denoiser, Linear(), "fitted", 6), first)
 
 
 # The pipeline's walk

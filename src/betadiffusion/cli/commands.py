@@ -116,8 +116,8 @@ def sample(
         variable: what the steps are polynomials in: t, sigma or log_snr; by default what suits.
         eta: share of fresh noise: 0 for none (an ODE), 1 for the posterior of Eq. 15.
         churn: steps to climb, under fresh noise, before each step down; 0 for none.
-        clock: what the levels are even in: uniform, log_snr, rate_linear, path_length, fitted (to the solver's error,
-            measured first), or the beta of a schedule of the paper: beta_linear, beta_sinusoidal.
+        clock: what the levels are even in: uniform, log_snr, rate_linear, path_length, fitted (to Euler's error,
+            measured after training), or the beta of a schedule of the paper: beta_linear, beta_sinusoidal.
         seed: of the noise; image number i of a seed is the same in any number of images.
         out: a .png for one sheet of them all, or a new folder for one PNG each; RUN/samples.png by default.
     """

@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _keep_freed_memory() -> None:
-    """Has glibc keep up to 1 GiB of freed memory: every training step wants the same blocks, and a tenth of its time on
-    a CPU went into getting them back from the kernel, page by page. Nothing where the C library is another."""
+    """Has glibc keep up to 1 GiB of freed memory: every training step wants the same blocks, and up to a tenth of its
+    time on a CPU went into getting them back from the kernel, page by page. Nothing where the C library is another."""
     trim_threshold, mmap_threshold = -1, -3  # names of mallopt's parameters
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(trim_threshold, 2**30)

@@ -24,7 +24,7 @@ def walk_levels(
 ) -> Tensor:
     """`steps + 1` levels from start down to end, evenly on a clock: float64; schedule: of the VAE that made the levels.
 
-    "fitted" was measured at the end of training; where it was not, `fit_clock` does so first.
+    "fitted" is measured at the end of training; where it was not, it is now.
     """
     if clock == "uniform":
         return clock_levels(clock, steps, start, end)
@@ -40,23 +40,24 @@ def denoiser_path(denoiser: NonlinearDenoiser, schedule: Schedule, *, fitted: bo
         own = torch.linspace(0, 1, len(values), dtype=torch.float64)
         return interpolate(knots, own, values.double().cpu())
 
+    readings = (denoiser.config.fitted_clock or fit_clock(denoiser)) if fitted else None
     return Path(
         knots,
         at_knots((tables.f_variance + tables.f_mean.square()).mean(1)),
         at_knots((tables.v_variance + tables.v_mean.square()).mean(1)),
         at_knots(tables.log_sigma).exp(),
         schedule,
-        at_knots(fit_clock(denoiser)) if fitted else None,
+        None if readings is None else at_knots(torch.tensor(readings, dtype=torch.float64)),
     )
 
 
-def fit_clock(denoiser: NonlinearDenoiser) -> Tensor:
-    """Readings of the clock "fitted" at even levels, float64, kept in the denoiser's configuration.
+def fit_clock(denoiser: NonlinearDenoiser) -> list[float]:
+    """Measures the readings of the clock "fitted" at even levels, and keeps them in the denoiser's configuration.
 
-    Measured where they are not known yet: three evaluations a step on 64 latents.
+    Three evaluations a step, on 64 latents that are always the same.
     """
-    if denoiser.config.fitted_clock is None:
-        generator = torch.Generator().manual_seed(0)
-        z = torch.randn(FIT_LATENTS, *denoiser.config.latent_shape, generator=generator).to(denoiser.device)
-        denoiser.register_to_config(fitted_clock=fit(denoiser.predict, denoiser.sigma, z)[1].tolist())
-    return torch.tensor(denoiser.config.fitted_clock, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(FIT_LATENTS, *denoiser.config.latent_shape, generator=generator).to(denoiser.device)
+    readings: list[float] = fit(denoiser.predict, denoiser.sigma, z)[1].tolist()
+    denoiser.register_to_config(fitted_clock=readings)
+    return readings
