@@ -8,9 +8,9 @@ ARGS ?=
 demo: install  ## train both stages on rendered images and write the report (7 to 14 minutes on 2 cores)
 	$(BIN)/betadiffusion demo $(ARGS)
 
-test: $(VENV)/dev  ## lint, then every test (under 10 minutes on 2 cores)
+test: $(VENV)/dev  ## lint, then every test (under 10 minutes on 2 cores, installation included)
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
