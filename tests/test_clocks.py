@@ -111,15 +111,15 @@ def test_a_schedule_is_even_on_its_own_clock_and_only_there():
 
 
 def test_the_fitted_clock_makes_steps_err_alike():
-    """Nearly, where the path turns everywhere; where it turns in one place, far more than even levels do."""
+    """Nearly, where the path turns everywhere and where it turns in one place."""
     smooth, bent = MixtureOracle(*TWO, *example_path()), bent_oracle()
     spread = {}
     for name in ("fitted", "uniform"):
         for oracle in (smooth, bent):
             errors = error_per_step(oracle, clock_levels(name, 20, path=fitted_path(oracle)))
             spread[name, oracle] = float(errors.max() / errors.median())
-    assert spread["fitted", smooth] < min(2, 0.7 * spread["uniform", smooth])
-    assert spread["fitted", bent] < spread["uniform", bent] / 3
+    for oracle, even in ((smooth, 3), (bent, 100)):
+        assert spread["fitted", oracle] < 1.6 < even < spread["uniform", oracle]
 
 
 @pytest.mark.parametrize("method", ["euler", "heun"])
@@ -135,11 +135,11 @@ def test_the_fitted_clock_is_better_where_the_path_bends(method):
     assert error["fitted"] < 0.8 * error["uniform"]
 
 
-def test_no_step_of_the_fitted_clock_is_longer_than_two():
+def test_no_step_of_the_fitted_clock_is_longer_than_four():
     path = fitted_path(bent_oracle())
     for steps in (5, 10, 50):
         longest = -clock_levels("fitted", steps, path=path).diff().min()
-        assert 1.2 / steps < longest < 2.01 / steps
+        assert 1.9 / steps < longest < 4.01 / steps
 
 
 def test_what_a_clock_lacks_is_said():
