@@ -112,7 +112,7 @@ def sample(
         beta: weight of the KL instead of the level, with --prior, for schedules of (1, beta).
         end: level to walk to, and to decode at.
         steps: steps from noise to image; "heun" takes two network evaluations in each, the others one.
-        method: euler, heun, multistep (order 2) or multistep3 (order 3).
+        method: euler, heun, multistep (order 2) or multistep3 (order 3); below 10 steps both want --clock uniform.
         variable: what the steps are polynomials in: t, sigma or log_snr; by default what suits.
         eta: share of fresh noise: 0 for none (an ODE), 1 for the posterior of Eq. 15.
         churn: steps to climb, under fresh noise, before each step down; 0 for none.

@@ -147,7 +147,7 @@ def edit(
         guidance_interval: levels between which guidance acts, as "0.2 0.8".
         end: level to walk to.
         steps: steps of the walk; "heun" takes two network evaluations in each, the others one.
-        method: euler, heun, multistep (order 2) or multistep3 (order 3).
+        method: euler, heun, multistep (order 2) or multistep3 (order 3); below 10 steps both want --clock uniform.
         variable: what the steps are polynomials in: t, sigma or log_snr; by default what suits.
         eta: share of fresh noise in the walk.
         churn: steps to climb, under fresh noise, before each step down; 0 for none.
@@ -238,7 +238,7 @@ def interpolate(
         guidance_interval: levels between which guidance acts, as "0.2 0.8".
         end: level to walk to.
         steps: steps of the walk; "heun" takes two network evaluations in each, the others one.
-        method: euler, heun, multistep (order 2) or multistep3 (order 3).
+        method: euler, heun, multistep (order 2) or multistep3 (order 3); below 10 steps both want --clock uniform.
         variable: what the steps are polynomials in: t, sigma or log_snr; by default what suits.
         eta: share of fresh noise in the walk.
         churn: steps to climb, under fresh noise, before each step down; 0 for none.
