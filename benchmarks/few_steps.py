@@ -34,6 +34,7 @@ from betadiffusion.report.axes import label_axes, log_y, png
 from betadiffusion.report.distances import Judge
 from betadiffusion.report.generate import RANDOM, Sampler, samples
 from betadiffusion.report.measure import make_extractor
+from betadiffusion.training.config import RunConfig
 from betadiffusion.training.files import write_bytes, write_json
 from betadiffusion.training.runs import load_config, load_split
 
@@ -104,18 +105,24 @@ def steps_for(method: str, evaluations: int) -> int:
     return max(fits, default=1)
 
 
+def judged(run: Path, count: int) -> tuple[RunConfig, BetaDiffusionPipeline, Judge, str]:
+    """A finished run, what tells the distance of `count` of its samples as its report does, and the distance's name."""
+    config, pipeline = load_config(run), BetaDiffusionPipeline.from_pretrained(run / "pipeline")
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    train, held_out = load_split(config.data, pipeline.vae.image_shape[-1], config.seed)
+    extractor = make_extractor(train, held_out, config, pipeline.device)
+    judge = Judge(extractor, train.images(np.arange(2 * count)), held_out.images(np.arange(count)))
+    return config, pipeline, judge, frechet_name(extractor)
+
+
 def measure(run: Path, wanted: list[Row], numbers: dict[str, Any], file: Path) -> None:
     """Fills numbers["runs"][run] with the rows that it lacks, and writes the file after each."""
     known = numbers["runs"].setdefault(str(run), {"rows": {}})
     missing = [row for row in wanted if row.key not in known["rows"]]
     if not missing:
         return
-    config, pipeline = load_config(run), BetaDiffusionPipeline.from_pretrained(run / "pipeline")
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-    train, held_out = load_split(config.data, pipeline.vae.image_shape[-1], config.seed)
-    extractor, count = make_extractor(train, held_out, config, pipeline.device), numbers["count"]
-    judge = Judge(extractor, train.images(np.arange(2 * count)), held_out.images(np.arange(count)))
-    known |= {"floor": judge.floor, "features": frechet_name(extractor)}
+    config, pipeline, judge, features = judged(run, count := numbers["count"])
+    known |= {"floor": judge.floor, "features": features}
     for row in tqdm(missing, desc=str(run)):
         levels = walk_levels(pipeline.denoiser, pipeline.vae.schedule, row.clock, row.steps)
         known["rows"][row.key] = judge(samples(pipeline, row.sampler, count, config, levels))

@@ -11,17 +11,12 @@ core at 32x32.
 import argparse
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from betadiffusion.metrics.features import frechet_name
-from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.pipelines.walk_levels import fit_clock
-from betadiffusion.report.distances import Judge
 from betadiffusion.report.generate import Sampler, samples
-from betadiffusion.report.measure import make_extractor
 from betadiffusion.training.files import write_json
-from betadiffusion.training.runs import load_config, load_split
+from few_steps import judged
 
 
 def main() -> None:
@@ -34,17 +29,14 @@ def main() -> None:
     arguments = parser.parse_args()
     numbers = {}
     for run in arguments.runs:
-        config, pipeline = load_config(run), BetaDiffusionPipeline.from_pretrained(run / "pipeline")
-        train, held_out = load_split(config.data, pipeline.vae.image_shape[-1], config.seed)
-        extractor, count = make_extractor(train, held_out, config, pipeline.device), arguments.count
-        judge = Judge(extractor, train.images(np.arange(2 * count)), held_out.images(np.arange(count)))
+        config, pipeline, judge, features = judged(run, count := arguments.count)
         rows = []
         for share in tqdm(arguments.shares, desc=str(run)):
             fit_clock(pipeline.denoiser, share)
             walked = (samples(pipeline, Sampler("euler", steps), count, config) for steps in arguments.evaluations)
             rows.append({"share of t": share, "distances": [judge(images) for images in walked]})
-        numbers[str(run)] = {"features": frechet_name(extractor), "count": count, "rows": rows}
-        print(f"\n{run}, {frechet_name(extractor)}\n\n| share of t | {' | '.join(map(str, arguments.evaluations))} |")
+        numbers[str(run)] = {"features": features, "count": count, "rows": rows}
+        print(f"\n{run}, {features}\n\n| share of t | {' | '.join(map(str, arguments.evaluations))} |")
         print("| ---: |" + " ---: |" * len(arguments.evaluations))
         for row in rows:
             print(f"| {row['share of t']:g} | {' | '.join(f'{distance:.4g}' for distance in row['distances'])} |")
