@@ -40,11 +40,11 @@ def configured(name: str, options: argparse.Namespace) -> RunConfig:
     for stage in config.stages:
         training = getattr(config, TRAINING[stage])
         setattr(config, TRAINING[stage], with_images(training, images))
-    scale = images / 280_000  # schedules over images go with the budget
+    scale = images / 200_000  # schedules over images go with the budget
     for key in ("capacity_images", "kl_warmup_images"):
         given = PRESETS[name].arguments.get(key) and (getattr(config.baseline, key) or PRESETS[name].arguments[key])
         if given:
-            setattr(config.baseline, key, max(1, round(min(given, 160_000) * scale)))
+            setattr(config.baseline, key, max(1, round(min(given, 115_000) * scale)))
     if PRESETS[name].by_class and options.data != "shapes":
         config.condition.classes = None  # the data's own labels
     if "base" in PRESETS[name].arguments:

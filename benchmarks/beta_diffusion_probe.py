@@ -41,7 +41,7 @@ def train(data: str, preset: str, images: int, seed: int, way: str, out: Path) -
     """One run, unless it is finished."""
     common = ["--model", "beta_diffusion", "--stages", "[vae]", "--beta_diffusion.preset", preset]
     common += ["--data.source", data, "--data.limit", "null", "--data.held_out", "10000", "--seed", str(seed)]
-    rates = ["batch_size=128", "learning_rate=2e-3", "warmup_images=4000", f"images={images}"]
+    rates = ["batch_size=128", "learning_rate=2e-3", "muon_rate=0", "warmup_images=4000", f"images={images}"]
     rates += [f"validate_images={images // 4}", f"checkpoint_images={images // 4}"]
     common += [f"--vae_training.{rate}" for rate in rates]
     common += ["--levels.kl_warmup_images", str(images // 4), "--out", str(out)]

@@ -1,6 +1,6 @@
 """One VAE for every beta against one VAE for each: is a single network as good as those that know one beta only?
 
-    python benchmarks/selectable_vae.py --data shapes [--images 200000] [--one-images N] [--start-power 4]
+    python benchmarks/selectable_vae.py --data shapes [--images 200000] [--one-images N] [--start-power 2]
         [--sigma-from channel] [--out DIR]
 
 Trains the multi-beta VAE over all levels, and one of the same backbone for each of 8 levels, every one on the same
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=22_000)
     parser.add_argument("--images", type=int, default=200_000, help="that every model sees")
     parser.add_argument("--one-images", type=int, help="that the one model sees instead")
-    parser.add_argument("--start-power", type=float, default=4.0, help="levels.start_power of the one model")
+    parser.add_argument("--start-power", type=float, default=2.0, help="levels.start_power of the one model")
     parser.add_argument("--sigma-from", default="level", help="vae.sigma_from of all: level, channel or image")
     parser.add_argument("--levels", type=float, nargs="+", default=EIGHT)
     parser.add_argument("--seed", type=int, default=0)

@@ -52,7 +52,7 @@ def test_terms_with_weight_0_change_no_bit(tmp_path, images):
     assert without.history == off.history
     assert off.opponent is None
     assert sorted(path.name for path in off.last_checkpoint.iterdir()) == [
-        "ema.safetensors", "model.safetensors", "optimizer.safetensors", "state.json",
+        "ema.safetensors", "model.safetensors", "muon.safetensors", "optimizer.safetensors", "state.json",
     ]  # fmt: skip
 
 

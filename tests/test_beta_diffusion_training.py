@@ -22,7 +22,7 @@ from betadiffusion.models.presets import beta_diffusion_preset
 from betadiffusion.objectives import multi_beta_objective
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.schedules import LogBeta, Sinusoidal
-from betadiffusion.training import runs
+from betadiffusion.training import muon, runs
 from betadiffusion.training.config import BetaDiffusionConfig, LevelsConfig, OptimisationConfig, RunConfig
 from betadiffusion.training.errors import TrainingError
 from betadiffusion.training.feature_cache import FeatureCache
@@ -77,6 +77,10 @@ def flat(module):
     return torch.cat([weight.detach().flatten() for weight in module.parameters()])
 
 
+def groups(trainer):
+    return [group for optimizer in trainer.optimizers.values() for group in optimizer.param_groups]
+
+
 def distance(made, before, part):
     return float((flat(getattr(made.plain, part)) - flat(getattr(before, part))).norm())
 
@@ -96,7 +100,7 @@ def test_a_trained_encoder_learns_and_a_frozen_one_keeps_every_bit(tmp_path, ima
     assert torch.equal(flat(frozen.ema.encoder), flat(model().encoder))
     assert distance(frozen, model(), "decoder") > 0.01
     frozen_weights = sum(p.numel() for p in frozen.plain.encoder.parameters())
-    trained = sum(w.numel() for group in frozen.optimizer.param_groups for w in group["params"])
+    trained = sum(weight.numel() for group in groups(frozen) for weight in group["params"])
     assert trained + frozen_weights + SMALL["knots"] == sum(p.numel() for p in frozen.plain.parameters())
 
 
@@ -105,12 +109,14 @@ def test_a_trained_encoder_learns_and_a_frozen_one_keeps_every_bit(tmp_path, ima
 
 def test_encoder_rate_is_that_of_the_encoder_and_of_nothing_else(tmp_path, images, whole):
     slow = make_trainer(tmp_path, images, model(sigma_from="level"), encoder_rate=0.01)
-    of = {id(w): group["peak"] for group in slow.optimizer.param_groups for w in group["params"]}
+    of = {id(w): group["peak"] for group in groups(slow) for w in group["params"]}
+    filters = muon.filters(slow.plain)
     rate = CONFIG.learning_rate
     for name, weight in slow.plain.named_parameters():
         if weight.requires_grad:
             kind = name.split(".")[0]
             expected = {"encoder": 0.01 * rate, "sigma_curve": 10 * rate}.get(kind, rate)
+            expected *= CONFIG.muon_rate if weight in filters else 1
             assert of[id(weight)] == pytest.approx(expected), name
 
 
@@ -135,7 +141,7 @@ def test_a_small_encoder_rate_moves_the_encoder_less(tmp_path, images, whole):
         ("model: beta_diffusion\ncache: {features: false}", "cache.features has no effect unless the encoder is froz"),
         ("model: beta_diffusion\ndenoiser: {preset: demo}", "'demo' does not fit the latents of beta_diffusion.preset"),
         ("levels: {values: [0.5]}", "levels.values has no effect unless levels.distribution is 'grid'"),
-        ("levels: {distribution: grid, values: [0.5], start_power: 2.0}", "levels.start_power has no effect unless"),
+        ("levels: {distribution: grid, values: [0.5], start_power: 3.0}", "levels.start_power has no effect unless"),
         ("levels: {distribution: grid}", "'grid' needs either levels.betas or levels.values"),
         ("perceptual: {channels: 8}", "perceptual.channels has no effect with perceptual.adversarial 0"),
         ("perceptual: {lpips_weights: a}", "perceptual.lpips_weights has no effect with perceptual.lpips 0"),
@@ -191,7 +197,7 @@ def test_resume_goes_on_with_the_count_and_the_learning_rate(tmp_path, images, w
     resumed.resume(str(checkpoint))
     assert resumed.images == int(checkpoint.name) == 64
     resumed._step()
-    rates = {group["lr"] / group["peak"] for group in resumed.optimizer.param_groups}
+    rates = {group["lr"] / group["peak"] for group in groups(resumed)}
     assert rates == {learning_rate_factor(64, CONFIG)}
     assert learning_rate_factor(64, CONFIG) < 0.5
 

@@ -1,6 +1,7 @@
 """The training loop on a problem small enough to run many times: least squares with noise in the loss."""
 
 import copy
+import dataclasses
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from betadiffusion.training.runs import make_accelerator
 from betadiffusion.training.trainer import Trainer, batch_indices, derived_seed, first_difference, learning_rate_factor
 
 CONFIG = OptimisationConfig(
-    images=640, batch_size=32, learning_rate=5e-2, warmup_images=64, ema_images=100, validate_images=160,
+    images=640, batch_size=32, learning_rate=5e-2, muon_rate=0, warmup_images=64, ema_images=100, validate_images=160,
     checkpoint_images=96,
 )  # fmt: skip
 
@@ -123,6 +124,21 @@ def test_a_run_cut_anywhere_ends_with_the_same_numbers(tmp_path, whole, images):
     assert torch.equal(weights(resumed.ema), weights(whole.ema))
     assert resumed.history == whole.history
     assert json.loads((tmp_path / "history.json").read_text()) == whole.history
+
+
+def test_with_muon_too_a_run_cut_anywhere_ends_with_the_same_numbers(tmp_path, whole):
+    config = dataclasses.replace(CONFIG, muon_rate=2.0)
+    straight = trainer(tmp_path / "straight", config=config)
+    fit(straight)
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer(tmp_path / "cut", Regression(stop_at(250)), config))
+    resumed = trainer(tmp_path / "cut", config=config)
+    fit(resumed)
+    assert torch.equal(weights(resumed.plain), weights(straight.plain))
+    assert straight.history[-1]["error"] < straight.history[0]["error"]
+    assert not torch.equal(weights(straight.plain), weights(whole.plain))
+    (convolution,) = (group["params"] for group in straight.optimizers["muon"].param_groups)
+    assert [weight.shape for weight in convolution] == [(8, 3, 2, 2)]  # the linear layer has one row
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -78,7 +78,7 @@ class HierarchicalVAE(ImageAutoEncoder):
         likelihood: LikelihoodName = "bernoulli",
         groups: int = 3,
         group_channels: int = 4,
-        kl_warmup_images: int = 84_000,
+        kl_warmup_images: int = 60_000,
     ) -> None:
         super().__init__(backbone, likelihood, encoded=2)
         channels = backbone["channels"]

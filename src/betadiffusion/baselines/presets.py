@@ -103,8 +103,8 @@ PRESETS: dict[str, Preset] = {
     "hierarchical_vae": Preset(
         "hierarchical_vae:HierarchicalVAE",
         "Sonderby et al. 2016 (1602.02282) with NVAE's residual posterior (Vahdat and Kautz 2020, 2007.03898) and its "
-        "warm-up over 30 % of training, here of 280,000 images",
-        BERNOULLI | {"groups": 3, "group_channels": 4, "kl_warmup_images": 84_000},
+        "warm-up over 30 % of training, here of 200,000 images",
+        BERNOULLI | {"groups": 3, "group_channels": 4, "kl_warmup_images": 60_000},
     ),
     "vq_vae": Preset(
         "vq_vae:VQVAE",

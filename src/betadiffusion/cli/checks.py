@@ -16,7 +16,7 @@ ANY_SIGN = {"logit_mean"}
 MAY_BE_ZERO = {
     "seed", "dropout", "adam_betas", "weight_decay", "warmup_images", "levels", "limit_gb", "values", "l1", "lpips",
     "adversarial", "start_images", "kl_warmup_images", "mask", "noise", "curvature", "logit_mean", "l2", "max_level",
-    "walked", "alpha", "commitment", "code_mmd", "code_kl", "entropy", "base_level", "level_channels",
+    "walked", "alpha", "commitment", "code_mmd", "code_kl", "entropy", "base_level", "level_channels", "muon_rate",
 }  # fmt: skip
 BELOW = {"dropout": 1, "mask": 1, "adam_betas": 1, "seed": 2**63}
 STAGES = ["vae", "diffusion", "joint", "decoder", "report"]

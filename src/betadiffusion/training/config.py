@@ -133,7 +133,7 @@ class LevelsConfig:
     betas: list[float] | None = None
     values: list[float] | None = None
     power: float = 1.0
-    start_power: float = 4.0
+    start_power: float = 2.0
     kl_warmup_images: int = 0
 
 
@@ -318,6 +318,8 @@ class OptimisationConfig:
         batch_size: images of one optimiser step, over all processes.
         accumulation: parts a process computes its share of a batch in; the result is the same, the memory smaller.
         learning_rate: peak rate of AdamW, reached after warm-up and let down to 0 by a cosine.
+        muon_rate: rate of Muon, which moves the filters of convolutions in AdamW's place, as a multiple of
+            learning_rate; 0 for AdamW alone.
         encoder_rate: rate of the encoder, as a multiple of learning_rate.
         curve_rate: rate of the learned curves sigma(t) and s(t), as a multiple of learning_rate.
         adam_betas: decay of AdamW's two moments.
@@ -330,10 +332,11 @@ class OptimisationConfig:
         keep_checkpoints: newest checkpoints kept.
     """
 
-    images: int = 280_000
+    images: int = 200_000
     batch_size: int = 32
     accumulation: int = 1
     learning_rate: float = 2e-3
+    muon_rate: float = 5.0
     encoder_rate: float = 1.0
     curve_rate: float = 10.0
     adam_betas: tuple[float, float] = (0.9, 0.99)
@@ -383,14 +386,14 @@ class ReportConfig:
 
 def _diffusion_defaults() -> OptimisationConfig:
     return OptimisationConfig(
-        images=800_000, batch_size=256, learning_rate=1e-3, ema_images=40_000, validate_images=400_000,
+        images=800_000, batch_size=256, learning_rate=1e-3, muon_rate=0, ema_images=40_000, validate_images=400_000,
         checkpoint_images=150_000,
     )  # fmt: skip
 
 
 def _decoder_defaults() -> OptimisationConfig:
     return OptimisationConfig(
-        images=100_000, batch_size=64, learning_rate=2e-4, warmup_images=5_000, ema_images=10_000,
+        images=100_000, batch_size=64, learning_rate=2e-4, muon_rate=0, warmup_images=5_000, ema_images=10_000,
         validate_images=25_000, checkpoint_images=25_000,
     )  # fmt: skip
 

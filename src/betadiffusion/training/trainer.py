@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from betadiffusion.training import checkpoint as checkpoints
+from betadiffusion.training import muon
 from betadiffusion.training.adversary import Opponent, opponent_optimizer
 from betadiffusion.training.config import OptimisationConfig
 from betadiffusion.training.errors import Interrupted, TrainingError
@@ -83,17 +84,17 @@ class Trainer:
         self.plain = stage.model.to(accelerator.device, memory_format=torch.channels_last)
         self.networks: dict[str, float] = getattr(stage, "networks", {"": 1.0})
         self.ema = copy.deepcopy(self.plain).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self._parameter_groups(), betas=config.adam_betas, fused=True)
+        self.optimizers = self._optimizers()
         self.clipped = [self._named(prefix) for prefix in self.networks]
         self.model = accelerator.prepare_model(self.plain)
-        self.parts: dict[str, Any] = {"model": self.plain, "ema": self.ema, "optimizer": self.optimizer}
-        self.optimizers = [self.optimizer]
+        self.parts: dict[str, Any] = {"model": self.plain, "ema": self.ema}
         self.opponent: Opponent | None = getattr(stage, "opponent", None)
         if self.opponent is not None:
             self.opponent.to(accelerator.device, memory_format=torch.channels_last)
-            self.optimizers.append(opponent_optimizer(self.opponent, config.learning_rate))
+            self.optimizers["opponent_optimizer"] = opponent_optimizer(self.opponent, config.learning_rate)
             self.opponent_model = accelerator.prepare_model(self.opponent)
-            self.parts |= {"opponent": self.opponent, "opponent_optimizer": self.optimizers[1]}
+            self.parts["opponent"] = self.opponent
+        self.parts |= self.optimizers
         self.images = 0
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
@@ -147,7 +148,7 @@ class Trainer:
         if hasattr(self.stage, "begin"):
             self.stage.begin(self.images)
         draws = self.stage.draw(batch, generator)
-        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+        for group in (group for optimizer in self.optimizers.values() for group in optimizer.param_groups):
             group["lr"] = group["peak"] * learning_rate_factor(self.images, config)
         opponent = self.opponent if self.opponent is not None and self.opponent.active else None
 
@@ -174,7 +175,7 @@ class Trainer:
                 f"the last good checkpoint is {self.last_checkpoint or 'none yet'}"
             )
         self.signal_number = stop
-        for optimizer in self.optimizers:
+        for optimizer in self.optimizers.values():
             optimizer.step()
             optimizer.zero_grad()
         self.images += batch
@@ -210,10 +211,12 @@ class Trainer:
         for average, value in zip(self.ema.buffers(), self.plain.buffers(), strict=True):
             average.copy_(value)
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Of each network the encoder, the rest, and the learned curves of the level, which have no decay; without what
-        is frozen."""
-        config, groups = self.config, []
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """AdamW, and Muon for the filters of convolutions where it has a rate; without what is frozen. Groups of each
+        network: the encoder, the rest, and the learned curves of the level, which have no decay."""
+        config = self.config
+        groups: dict[str, list[dict[str, Any]]] = {"optimizer": [], "muon": []}
+        filters = muon.filters(self.plain) if config.muon_rate else set()
         for prefix, network_rate in self.networks.items():
             named = {name: weight for name, weight in self._named(prefix).items() if weight.requires_grad}
             curves = [weight for name, weight in named.items() if "_curve." in name]
@@ -224,10 +227,15 @@ class Trainer:
                 (others, 1.0, config.weight_decay),
                 (curves, config.curve_rate, 0.0),
             ):
-                peak = config.learning_rate * network_rate * rate
-                if weights:
-                    groups.append({"params": weights, "peak": peak, "lr": peak, "weight_decay": decay})
-        return groups
+                for name, moved, muon_rate in (
+                    ("optimizer", [weight for weight in weights if weight not in filters], 1.0),
+                    ("muon", [weight for weight in weights if weight in filters], config.muon_rate),
+                ):
+                    peak = config.learning_rate * network_rate * rate * muon_rate
+                    if moved:
+                        groups[name].append({"params": moved, "peak": peak, "lr": peak, "weight_decay": decay})
+        adamw = torch.optim.AdamW(groups["optimizer"], betas=config.adam_betas, fused=True)
+        return {"optimizer": adamw} | ({"muon": muon.Muon(groups["muon"])} if groups["muon"] else {})
 
     def _named(self, prefix: str) -> dict[str, nn.Parameter]:
         """Parameters whose names begin with `prefix`, by the rest of their names."""
