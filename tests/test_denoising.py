@@ -488,6 +488,7 @@ def configured(**changes):
         ({"diffusion__logit_mean": -0.5}, "logit_mean has no effect unless diffusion.levels is 'logit_normal'"),
         ({"diffusion__velocity": "exact"}, "velocity has no effect with the latent cache"),
         ({"diffusion_training__curve_rate": 5.0}, "curve_rate has no effect with the VAE frozen"),
+        ({"diffusion_training__muon_rate": 5.0}, "muon_rate has no effect on an MLP"),
         ({"diffusion__prediction": "paper", "diffusion__weighting": "sigma"}, "'paper' weighs by one"),
         ({"diffusion__weighting": "learned", "diffusion__levels": "importance"}, "'importance' has no effect"),
         ({"diffusion__levels": "logit_normal", "diffusion__logit_scale": 0.0}, "logit_scale must be positive"),

@@ -208,6 +208,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
         (not sharper.lpips, ["perceptual.lpips_weights"], "with perceptual.lpips 0"),
         (not sharper.adversarial, ["perceptual.start_images", "perceptual.channels"], "with perceptual.adversarial 0"),
         (True, ["diffusion_training.encoder_rate"], "with the VAE frozen then"),
+        (denoiser["architecture"] == "mlp", ["diffusion_training.muon_rate"], "on an MLP, which has no convolutions"),
         (True, frozen_rates, "with all but the decoder frozen then"),
         (joint, loose, "with stage 'joint', whose levels are the VAE's"),
         (joint, ["pretext.mask", "pretext.noise"], "with stage 'joint'"),

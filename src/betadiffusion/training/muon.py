@@ -31,7 +31,9 @@ class Muon(torch.optim.Optimizer):
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
+                if not self.state[weight]:
+                    self.state[weight]["momentum"] = torch.zeros_like(weight)
+                momentum = self.state[weight]["momentum"]
                 momentum.lerp_(weight.grad, 1 - MOMENTUM)
                 matrix = weight.grad.lerp(momentum, MOMENTUM).flatten(1)
                 size = group["lr"] * ADAM_RMS * max(matrix.shape) ** 0.5
@@ -46,18 +48,18 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     Newton and Schulz's iteration X <- (a + b A + c A^2) X with A = X X^T, worked out on A, the smaller Gram matrix:
     all of the X are polynomials of A times the first.
     """
-    if len(matrix) > matrix[0].numel():
+    if matrix.shape[0] > matrix.shape[1]:
         return orthogonalised(matrix.T).T
     a, b, c = QUINTIC
-    norm = matrix.norm().clamp(min=torch.finfo(matrix.dtype).tiny)
-    gram = (matrix / norm) @ (matrix / norm).T
+    matrix = matrix / matrix.norm().clamp(min=torch.finfo(matrix.dtype).tiny)
+    gram = matrix @ matrix.T
     product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     for _ in range(ITERATIONS):
         factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal().add_(a)
         product = factor @ product
         gram = factor @ gram @ factor
-    return product @ (matrix / norm)
+    return product @ matrix
 
 
 def filters(model: nn.Module) -> set[nn.Parameter]:
