@@ -91,15 +91,8 @@ def train_autoencoder(options: argparse.Namespace, betas: list[float], out: Path
     arguments = ["--model", "beta_diffusion", "--stages", "[vae]", "--beta_diffusion.preset", options.preset]
     arguments += ["--data.source", options.data, "--data.size", str(options.size), "--data.limit", "null"]
     arguments += ["--seed", str(options.seed), "--levels.kl_warmup_images", str(images // 4), "--out", str(out)]
-    rates = [
-        "batch_size=128",
-        "learning_rate=2e-3",
-        "muon_rate=0",
-        "warmup_images=4000",
-        "ema_images=10000",
-        f"images={images}",
-    ]
-    rates += [f"validate_images={images // 2}", f"checkpoint_images={images // 4}"]
+    rates = ["batch_size=128", "learning_rate=2e-3", "muon_rate=0", "warmup_images=4000", "ema_images=10000"]
+    rates += [f"images={images}", f"validate_images={images // 2}", f"checkpoint_images={images // 4}"]
     arguments += [f"--vae_training.{rate}" for rate in rates]
     if betas:
         arguments += ["--levels.distribution", "grid", "--levels.betas", str(betas)]

@@ -323,7 +323,7 @@ class OptimisationConfig:
         encoder_rate: rate of the encoder, as a multiple of learning_rate.
         curve_rate: rate of the learned curves sigma(t) and s(t), as a multiple of learning_rate.
         adam_betas: decay of AdamW's two moments.
-        weight_decay: AdamW's, for the networks; the curves have none.
+        weight_decay: of both optimisers, for the networks; the curves have none.
         warmup_images: images over which the rate rises.
         clip_norm: greatest norm of the gradient.
         ema_images: half-life of the averaged weights, in images; shorter at first (a tenth of the images seen).

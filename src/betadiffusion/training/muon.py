@@ -65,5 +65,5 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 def filters(model: nn.Module) -> set[nn.Parameter]:
     """Weights of a model's convolutions, what Muon is for here, but for those with fewer than eight rows or columns,
     such as the last layer's, of pixels."""
-    weights = {layer.weight for layer in model.modules() if isinstance(layer, nn.modules.conv._ConvNd)}
+    weights = {layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)}
     return {weight for weight in weights if min(weight.flatten(1).shape) >= 8}
