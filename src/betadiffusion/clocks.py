@@ -7,7 +7,7 @@ equal amounts. Any monotone clock gives the same latents on another time, so non
     "log_snr"           log( E f^2 / sigma^2 )
     "rate_linear"       E KL( N(f, sigma^2) || N(0, 1) ), in nats a dimension
     "path_length"       int sqrt( E |df/dt|^2 + (d(sigma)/dt)^2 ) dt, the length of z_t = f + sigma eps
-    "fitted"            int sqrt( |Heun's step - Euler's step| / h^2 ) dt, a quarter of it t: steps err alike; see `fit`
+    "fitted"            int sqrt( sigma |Heun's step - Euler's step| / h^2 ) dt, a quarter of it t; see `fit`
     "beta_linear"       b = w_kl / (w_kl + w_rec): the clock of the paper's linear schedule, beta = B t
     "beta_sinusoidal"   2/pi arcsin b: that of its sinusoidal schedule, beta = B sin(pi t / 2)
 
@@ -33,6 +33,7 @@ CLOCKS: tuple[Clock, ...] = (
 SNR_FLOOR = 1e-4  # signal-to-noise below which a level counts as pure noise; log(0) has no spacing
 FIT_STEPS = 40
 TIME_SHARE = 0.25  # of t in the clock "fitted"
+NOISE_POWER = 1.0  # of sigma in its weight of an error
 
 
 class Path(NamedTuple):
@@ -89,19 +90,26 @@ def reading(name: Clock, path: Path) -> Tensor:
 
 @torch.no_grad()
 def fit(
-    predict: Predict, sigma: Sigma, z: Tensor, steps: int = FIT_STEPS, time_share: float = TIME_SHARE
+    predict: Predict,
+    sigma: Sigma,
+    z: Tensor,
+    steps: int = FIT_STEPS,
+    time_share: float = TIME_SHARE,
+    noise_power: float = NOISE_POWER,
 ) -> tuple[Tensor, Tensor]:
     """Rising levels (steps + 1,) and the readings of "fitted" there, measured on latents z (B, ...) of level 1.
 
-    An Euler step of size h errs by C(t) h^2, which is its distance to Heun's: steps even in int sqrt(C) dt err alike.
-    A quarter of the clock (`time_share`) is t, so that no step is longer than four even ones: where C is small, steps
-    without a limit reach into where it is not.
+    An Euler step of size h errs by C(t) h^2, which is its distance to Heun's: steps even in int sqrt(sigma C) dt err
+    alike but for the noise where they land: the less there is of it, the more is already decided, and an error costs
+    no more than detail (`noise_power` is that of sigma; at 0 all errors count alike). A quarter of the clock
+    (`time_share`) is t, so that no step is longer than four even ones: where C is small, steps without a limit reach
+    into where it is not.
     """
     levels = uniform(steps)
     errors = []
     for step in pairwise(levels):
         euler, z = (sample(predict, z, torch.stack(step), sigma, method=method) for method in ("euler", "heun"))
-        errors.append((z - euler).square().mean().sqrt())
+        errors.append(sigma(step[1]) ** noise_power * (z - euler).square().mean().sqrt())
     rising, travelled = levels.flip(0), torch.stack(errors).double().cpu().sqrt().flip(0).cumsum(0)
     equal = torch.cat([travelled.new_zeros(1), travelled / travelled[-1]])
     return rising, time_share * rising + (1 - time_share) * equal

@@ -27,9 +27,9 @@ def demo(config: RunConfig, given: frozenset[str], *, minutes: float = DEMO_MINU
     """Train both stages in minutes, on any images, and write the report.
 
     --data is "shapes" (the default), "dsprites", "fashion-mnist", or the path of your own folder or zip of images. A
-    folder is used whole, up to data.limit images chosen at random (22,000: in so few minutes more would hardly be seen
-    twice); --data.limit null takes all. --size is the side of the images, 32 by default; at 64 the preset is "toy",
-    with the demo's schedule of beta, unless --vae.preset names another. --out is runs/NAME_OF_THE_DATA by default.
+    folder is used whole, up to data.limit images chosen at random (22,000, which so few minutes see ten times);
+    --data.limit null takes all. --size is the side of the images, 32 by default; at 64 the preset is "toy", with the
+    demo's schedule of beta, unless --vae.preset names another. --out is runs/NAME_OF_THE_DATA by default.
 
     Args:
         minutes: about how long to train, as a scale: the images of every stage are their defaults times minutes / 4.2,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from betadiffusion.clocks import TIME_SHARE, Clock, Path, clock_levels, fit
+from betadiffusion.clocks import NOISE_POWER, TIME_SHARE, Clock, Path, clock_levels, fit
 from betadiffusion.levels import interpolate
 from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.nn.preconditioning import STEPS
@@ -51,13 +51,16 @@ def denoiser_path(denoiser: NonlinearDenoiser, schedule: Schedule, *, fitted: bo
     )
 
 
-def fit_clock(denoiser: NonlinearDenoiser, time_share: float = TIME_SHARE) -> list[float]:
+def fit_clock(
+    denoiser: NonlinearDenoiser, time_share: float = TIME_SHARE, noise_power: float = NOISE_POWER
+) -> list[float]:
     """Measures the readings of the clock "fitted" at even levels, and keeps them in the denoiser's configuration.
 
     Three evaluations a step, on 64 latents that are always the same.
     """
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(FIT_LATENTS, *denoiser.config.latent_shape, generator=generator).to(denoiser.device)
-    readings: list[float] = fit(denoiser.predict, denoiser.sigma, z, time_share=time_share)[1].tolist()
+    fitted = fit(denoiser.predict, denoiser.sigma, z, time_share=time_share, noise_power=noise_power)
+    readings: list[float] = fitted[1].tolist()
     denoiser.register_to_config(fitted_clock=readings)
     return readings
