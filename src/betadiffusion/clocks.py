@@ -100,10 +100,9 @@ def fit(
     """Rising levels (steps + 1,) and the readings of "fitted" there, measured on latents z (B, ...) of level 1.
 
     An Euler step of size h errs by C(t) h^2, which is its distance to Heun's: steps even in int sqrt(sigma C) dt err
-    alike but for the noise where they land: the less there is of it, the more is already decided, and an error costs
-    no more than detail (`noise_power` is that of sigma; at 0 all errors count alike). A quarter of the clock
-    (`time_share`) is t, so that no step is longer than four even ones: where C is small, steps without a limit reach
-    into where it is not.
+    alike when an error is weighed by the noise where it lands (`noise_power` is that of sigma, 0 weighs all alike): the
+    less noise, the more is decided, and an error costs no more than detail. A quarter of the clock (`time_share`) is t,
+    so that no step is longer than four even ones: where C is small, steps without a limit reach into where it is not.
     """
     levels = uniform(steps)
     errors = []
