@@ -69,6 +69,10 @@ COMPARED: dict[str, dict[str, dict[str, Any]]] = {
         "multi_beta_vae with one sigma": {
             "model": "multi_beta_vae", "stages": ["vae"], "set": {"vae.sigma_from": "level"},
         },
+        "multi_beta_vae with high levels first": {
+            "model": "multi_beta_vae", "stages": ["vae"],
+            "set": {"vae.sigma_from": "image", "levels.start_power": 0.25, "levels.power": 3.0},
+        },
     },
     "paper-table3": {"vq_vae": {}, "ddpm": {}, "latent_diffusion": {}, "multi_beta_vae": {}},
     "paper-table7": {

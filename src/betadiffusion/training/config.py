@@ -124,7 +124,8 @@ class LevelsConfig:
         values: the grid, as levels from 0 to 1.
         power: "stratified" levels are u^power, u uniform: above 1 low levels, with most to learn, come more often.
         start_power: the power of the first image, from which it goes to `power` evenly by the last one: what low levels
-            learn is of use to all, and high levels learn soon.
+            learn is of use to all, and high levels learn soon. Below 1 (0.25, with `power` 3) high levels come first,
+            whose axes are nearer to factors.
         kl_warmup_images: images over which the KL's weight rises from 0 to the schedule's; without it a decoder that
             has not learned yet may lose the latent for good at every level.
     """
