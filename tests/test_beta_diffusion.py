@@ -231,7 +231,7 @@ def test_sigma_of_the_level_is_calibrated_by_the_images():
     assert not model.sigma_curve.log_value.requires_grad
     mean = torch.linspace(0.1, 0.9, 65)
     mean[30] = 0.01  # a dip, which samplers could not walk over
-    model.calibrate_sigma(mean)
+    model.calibrate_sigma(mean[:, None].expand(-1, 4))
     mean[30] = mean[29]
     assert torch.allclose(model.sigma_curve.log_values(), mean.log())
     assert torch.allclose(model.sigma(torch.linspace(0, 1, 65)), mean, atol=1e-6)
@@ -324,7 +324,7 @@ def test_a_saved_model_is_the_same_model(kind, changes, tmp_path):
     arguments = changes | {"encoder": config, "sample_size": size, "image_mean": (0.1, 0.2, 0.3)}
     model = build(**arguments)
     if not changes:
-        model.calibrate_sigma(torch.linspace(0.2, 0.9, 65))
+        model.calibrate_sigma(torch.linspace(0.2, 0.9, 65)[:, None])
     model.save_pretrained(tmp_path)
     again = BetaDiffusionAutoencoder.from_pretrained(tmp_path)
     assert {name: w.requires_grad for name, w in model.named_parameters()} == {
@@ -359,7 +359,7 @@ def token_denoiser(model):
 def test_the_diffusion_trains_on_its_tokens(sigma_from):
     model = build(sigma_from=sigma_from)
     if sigma_from == "image":
-        model.calibrate_sigma(torch.linspace(0.2, 0.9, 65))
+        model.calibrate_sigma(torch.linspace(0.2, 0.9, 65)[:, None])
     denoiser = token_denoiser(model)
     stage = DiffusionStage(denoiser, model, Pictures(), Pictures(), None, torch.device("cpu"))
     levels = torch.linspace(0, 1, 9)
@@ -438,7 +438,7 @@ def test_what_does_not_fit_is_refused(changes, message):
 
 def test_a_calibration_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="nothing to calibrate"):
-        build(sigma_from="level").calibrate_sigma(torch.ones(65))
-    for bad in (torch.ones(64), torch.zeros(65)):
+        build(sigma_from="level").calibrate_sigma(torch.ones(65, 1))
+    for bad in (torch.ones(64, 1), torch.zeros(65, 1)):
         with pytest.raises(ValueError, match="calibration needs 65 positive values"):
             build().calibrate_sigma(bad)

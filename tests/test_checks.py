@@ -76,6 +76,10 @@ def test_sizes_and_counts_are_not_zero(key):
             {"vae__schedule": "linear", "vae__beta_max": 50.0},
             "vae.beta_max has no effect unless vae.schedule is 'log_beta': leave it out",
         ),
+        (
+            {"vae__sigma_from": "level", "vae__channel_noise": True},
+            "vae.channel_noise has no effect unless vae.sigma_from is 'image': leave it out",
+        ),
         ({"cache__levels": 0, "cache__tolerance": 0.1}, "cache.tolerance has no effect with cache.levels 0"),
         ({"diffusion_training__curve_rate": 2.0}, "diffusion_training.curve_rate has no effect"),
         ({"out": ""}, "out must name a folder"),

@@ -53,13 +53,13 @@ def test_sigma_of_the_image_is_the_posterior_s(own_sigma):
 
 
 def test_the_diffusion_walks_means_with_sigma_of_the_level(own_sigma):
-    own_sigma.calibrate_sigma(torch.linspace(0.1, 1, 65))
+    own_sigma.calibrate_sigma(torch.linspace(0.1, 1, 65)[:, None].expand(-1, 4))
     x, mean = (images() + 1) / 2, own_sigma.encode_mean(images(), torch.tensor(0.5)).detach()
     noised = BetaDiffusionPipeline(own_sigma).noised(x, 0.5, [torch.Generator().manual_seed(i) for i in range(3)])
     eps = torch.stack([torch.randn(mean.shape[1:], generator=torch.Generator().manual_seed(i)) for i in range(3)])
     assert torch.allclose(noised, mean + 0.55 * eps, atol=1e-4)
     with pytest.raises(ValueError, match="nothing to calibrate"):
-        MultiBetaVAE(**SMALL).calibrate_sigma(torch.ones(65))
+        MultiBetaVAE(**SMALL).calibrate_sigma(torch.ones(65, 4))
     with pytest.raises(ValueError, match="unknown sigma_from"):
         MultiBetaVAE(**SMALL, sigma_from="pixels")
 
@@ -74,6 +74,52 @@ def test_sigma_of_the_level_is_the_geometric_mean_over_training_images(own_sigma
             sigma = own_sigma.posterior(x, torch.full((40,), level))[1]
         assert sigma.std() > 0 or level == 1
         assert float(own_sigma.sigma(torch.tensor(level))) == pytest.approx(float(sigma.log().mean().exp()), rel=1e-4)
+
+
+def with_channel_noise(vae):
+    """The same networks, not calibrated."""
+    model = MultiBetaVAE(**SMALL, sigma_from="image", channel_noise=True).eval()
+    networks = {name: value for name, value in vae.state_dict().items() if name != "sigma_curve.log_value"}
+    assert model.load_state_dict(networks, strict=False).missing_keys == ["sigma_curve.log_value"]
+    return model
+
+
+def test_the_noise_of_a_channel_is_its_geometric_mean_over_training_images(own_sigma):
+    """log sigma_c = E_x log sigma_c(x), in units of the prior, made to rise with the level."""
+    model = with_channel_noise(own_sigma)
+    source = ArrayImages("noise", np.random.default_rng(0).integers(0, 256, (40, 3, 16, 16), np.uint8))
+    stage = VAEStage(model, source, source, torch.device("cpu"))
+    x, knots = load_images(source, np.arange(40), torch.device("cpu")), torch.linspace(0, 1, 65)
+    with torch.no_grad():
+        mean = torch.stack([own_sigma.posterior(x, t)[1].log().mean((0, 2, 3)) for t in knots])
+    for _ in range(2):  # what is calibrated already does not matter
+        stage.calibrate(model)
+        noise = model.sigma(knots)[:, None] / model.prior_scale(knots)[..., 0, 0]
+        wanted = mean.exp().cummax(0).values
+        assert torch.allclose(noise, wanted, rtol=1e-4)
+        assert wanted[20].std() > 1e-3
+        assert torch.allclose(model.sigma(knots), wanted.log().mean(1).exp(), rtol=1e-4)
+
+
+def test_the_noise_of_channels_is_a_matter_of_units_for_the_vae(own_sigma):
+    """Codes, posteriors and images are those without it, times tau; what the diffusion walks is noisier by as much."""
+    model = with_channel_noise(own_sigma)
+    own = torch.tensor([0.1, 0.2, 0.4, 0.8]) ** (1 - torch.linspace(0, 1, 65)[:, None])
+    model.calibrate_sigma(own)
+    x, t = images(), torch.tensor(0.5)
+    with torch.no_grad():
+        tau = model.prior_scale(t)
+        assert torch.allclose(tau[:, 0, 0], own[32].log().mean().exp() / own[32])
+        for scaled, plain in zip(model.posterior(x, t), own_sigma.posterior(x, t), strict=True):
+            assert torch.allclose(scaled, tau * plain, rtol=1e-5)
+        z = torch.randn(3, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+        assert torch.allclose(model.decode(tau * z, t), own_sigma.decode(z, t), atol=1e-5)
+        assert torch.equal(model(x, t.expand(3), z).x_hat, own_sigma(x, t.expand(3), z).x_hat)
+        assert torch.allclose(model.prior_scale(torch.tensor(1.0)), torch.ones(4, 1, 1))
+        noise = [torch.Generator().manual_seed(i) for i in range(3)]
+        noised = BetaDiffusionPipeline(model).noised((x + 1) / 2, 0.5, noise) / tau
+        eps = torch.stack([torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(i)) for i in range(3)])
+        assert torch.allclose(noised, own_sigma.encode_mean(x, t) + own[32][:, None, None] * eps, atol=1e-4)
 
 
 def test_encoding_is_deterministic_and_sampling_adds_sigma_eps(vae):

@@ -181,6 +181,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
     other = [key for key in values if key.startswith(("beta_diffusion.", "pretext.") if multi_beta else "vae.")]
     grid, sharper = config.levels.distribution == "grid", config.perceptual
     linear = multi_beta and arguments.get("schedule") != "log_beta"
+    one_sigma = multi_beta and arguments.get("sigma_from", "level") != "image"
     powers = ["levels.power", "levels.start_power"]
     uneven = "joint" in config.stages and config.levels.start_power != config.levels.power
     logit = ["diffusion.logit_mean", "diffusion.logit_scale"]
@@ -197,6 +198,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
         (True, other, f"with model {config.model!r}"),
         (True, [key for key in values if key.startswith("baseline.")], f"with model {config.model!r}"),
         (linear, ["vae.beta_min", "vae.beta_max"], "unless vae.schedule is 'log_beta'"),
+        (one_sigma, ["vae.channel_noise"], "unless vae.sigma_from is 'image'"),
         (not frozen, ["cache.features"], "unless the encoder is frozen (beta_diffusion.train_encoder false)"),
         (frozen, ["vae_training.encoder_rate"], "since the encoder is frozen (beta_diffusion.train_encoder false)"),
         (frozen, ["pretext.mask", "pretext.noise"], "since the encoder is frozen (beta_diffusion.train_encoder false)"),

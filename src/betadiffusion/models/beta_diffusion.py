@@ -173,14 +173,14 @@ class BetaDiffusionAutoencoder(ModelMixin, ConfigMixin):
         """The scale of p(z;t), 1, for latents to be multiplied by: (1,1,1) after the shape of t."""
         return torch.ones(*t.shape, 1, 1, 1, device=self.device)
 
-    def calibrate_sigma(self, mean: Tensor) -> None:
-        """Sets sigma(t) to the geometric mean of sigma over data: see `nn.curves.set_rising`.
+    def calibrate_sigma(self, sigma: Tensor) -> None:
+        """Sets sigma(t) from the geometric means of sigma over data: (knots, channels), see `nn.curves.set_rising`.
 
         Raises ValueError where sigma is learned as a function of the level.
         """
         if self.config.sigma_from == "level":
             raise ValueError("sigma_from 'level' learns sigma(t): there is nothing to calibrate")
-        set_rising(self.sigma_curve, mean)
+        set_rising(self.sigma_curve, sigma.log().mean(1).exp())
 
     def pixel_sigma(self, t: Tensor) -> Tensor:
         """Pixel noise scale s(t), any shape of t: sqrt(1/2), with which -log p(x|z) is |x - x_hat|^2 up to a constant,

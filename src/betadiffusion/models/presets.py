@@ -29,6 +29,7 @@ class VAEArguments(TypedDict, total=False):
     knots: int
     sigma_from: str
     level_channels: int
+    channel_noise: bool
 
 
 class DenoiserArguments(TypedDict, total=False):

@@ -37,7 +37,8 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
     tau learned for each channel: the same as a sigma of each channel in units of the prior, which gives the axes of the
     latent a meaning that one sigma(t) for all cannot (docs/formalism.md). With "image" the posterior has a sigma of
     each image and dimension, as a beta-VAE's; sigma(t) is then a table of its geometric mean, for the diffusion,
-    which `calibrate_sigma` makes.
+    which `calibrate_sigma` makes. With `channel_noise` the diffusion's noise is that of each channel, brought to one
+    sigma(t) by tau, as with "channel".
 
     Images are (B,C,H,W) in [-1, 1]; latents (B, latent_channels, h, w), h = w = 1 with block "conv". With `boundary`
     f(x,1) = 0 and sigma(1) = 1 by construction (erratum 6). `schedule` names the weights of Eq. 4 ("sinusoidal",
@@ -69,6 +70,7 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
         knots: int = 65,
         sigma_from: str = "level",
         level_channels: int = 0,
+        channel_noise: bool = False,
     ) -> None:
         super().__init__()
         if sigma_from not in ("channel", "image", "level"):
@@ -83,10 +85,10 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
             encoded_channels=2 * latent_channels if sigma_from == "image" else latent_channels,
         )  # fmt: skip
         self.embedding = LevelEmbedding(embedding_dim)
+        curves = latent_channels if sigma_from == "channel" or (sigma_from == "image" and channel_noise) else None
         if sigma_from == "image":
-            self.sigma_curve = LevelCurve(knots, SIGMA_START).requires_grad_(False)
+            self.sigma_curve = LevelCurve(knots, SIGMA_START, curves).requires_grad_(False)
         else:
-            curves = latent_channels if sigma_from == "channel" else None
             self.sigma_curve = RisingLevelCurve(knots, SIGMA_START, boundary, curves)
         self.pixel_sigma_curve = LevelCurve(knots, start=0.3)
 
@@ -160,14 +162,15 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
         value = self.sigma_curve(t)
         return value[..., None, None, None] if value.ndim == t.ndim else value[..., None, None]
 
-    def calibrate_sigma(self, mean: Tensor) -> None:
-        """Sets sigma(t) to the geometric mean of sigma over data: see `nn.curves.set_rising`.
+    def calibrate_sigma(self, sigma: Tensor) -> None:
+        """Sets sigma(t), and with `channel_noise` tau(t), from the geometric means of sigma over data, in units of the
+        prior: (knots, channels) on linspace(0, 1, knots), see `nn.curves.set_rising`.
 
         Raises ValueError where sigma is learned as a function of the level.
         """
         if self.config.sigma_from != "image":
             raise ValueError(f"sigma_from '{self.config.sigma_from}' learns sigma(t): there is nothing to calibrate")
-        set_rising(self.sigma_curve, mean)
+        set_rising(self.sigma_curve, sigma if self.config.channel_noise else sigma.log().mean(1).exp())
 
     def pixel_sigma(self, t: Tensor) -> Tensor:
         """Pixel noise scale s(t), for pixels in [-1, 1], at levels t of any shape."""

@@ -59,7 +59,7 @@ class RisingLevelCurve(LevelCurve):
 
 @torch.no_grad()
 def set_rising(curve: LevelCurve, values: Tensor) -> None:
-    """Sets a curve to positive values at its knots, (knots,), on linspace(0, 1, knots).
+    """Sets a curve to positive values at its knots, (knots,) or (knots, channels), on linspace(0, 1, knots).
 
     Where they fall as the level rises, the greatest so far is kept: samplers need a scale that never falls. Raises
     ValueError where there are not as many, or where one is not positive.

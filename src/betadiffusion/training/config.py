@@ -57,6 +57,8 @@ class VAEConfig:
         sigma_from: sigma of the posterior from the "level" alone, as the paper has it; from the level and the
             "channel", one for each; or from the "image", one for each dimension.
         level_channels: channels of the level's embedding that the decoder gets beside the latent.
+        channel_noise: where sigma_from is "image", whether the diffusion's noise is that of each channel, or the same
+            for all: its walks keep what the VAE keeps, and samples are a little farther.
     """
 
     preset: Literal["demo", "toy", "celeba64", "ldm256"] = "demo"
@@ -74,6 +76,7 @@ class VAEConfig:
     knots: int | None = None
     sigma_from: Literal["level", "channel", "image"] | None = None
     level_channels: int | None = None
+    channel_noise: bool | None = None
 
 
 @dataclass

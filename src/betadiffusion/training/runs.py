@@ -24,7 +24,7 @@ from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.pipelines.walk_levels import fit_clock
 from betadiffusion.training.conditions import Conditions, make_conditions
-from betadiffusion.training.config import DataConfig, OptimisationConfig, RunConfig
+from betadiffusion.training.config import DataConfig, OptimisationConfig, RunConfig, autoencoder, chosen
 from betadiffusion.training.decoder_stage import DecoderStage, encoder_fingerprint
 from betadiffusion.training.diffusion_stage import DiffusionStage
 from betadiffusion.training.feature_cache import FeatureCache
@@ -66,7 +66,7 @@ def run(config: RunConfig) -> Path:
             write_folder(out / "vae" / "model", trained.save_pretrained)
     if "diffusion" in config.stages:
         accelerator.wait_for_everyone()  # until the main process has written the VAE
-        vae = load_vae(out)
+        vae = trained_vae(config)
         denoiser = build_denoiser(config, vae, conditions[0].spec if conditions else None)
         cache = make_cache(config, vae.to(accelerator.device), train, accelerator)
         device, options = accelerator.device, config.diffusion
@@ -88,6 +88,22 @@ def run(config: RunConfig) -> Path:
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return out
+
+
+def trained_vae(config: RunConfig) -> Autoencoder:
+    """The autoencoder that the run in `config.out` has trained.
+
+    Raises ValueError where there is none, and where the configuration asks for another one.
+    """
+    vae, section = load_vae(Path(config.out)), "beta_diffusion" if config.model == "beta_diffusion" else "vae"
+    for key, asked in chosen(autoencoder(config)).items():
+        has = vae.config.get(key, asked)
+        if not isinstance(has, dict) and has != (tuple(asked) if isinstance(has, tuple) else asked):
+            raise ValueError(
+                f"{config.out}/vae/model was trained with {section}.{key} {has}, not {asked}: leave the option out, or "
+                "train stage 'vae' anew in another --out"
+            )
+    return vae
 
 
 def _train_jointly(
@@ -118,7 +134,7 @@ def save_pipeline(out: Path, vae: Autoencoder, denoiser: NonlinearDenoiser) -> N
 def _tune_decoder(config: RunConfig, train: Subset, held_out: Subset, accelerator: Accelerator) -> None:
     """Stage "decoder": the VAE of the run, and its pipeline where there is one, get the new decoder."""
     out, pipeline = Path(config.out), None
-    vae = load_vae(out)
+    vae = trained_vae(config)
     encoder = encoder_fingerprint(vae)
     if (out / "pipeline").is_dir():
         pipeline = BetaDiffusionPipeline.from_pretrained(out / "pipeline")

@@ -155,15 +155,17 @@ class VAEStage:
 
     @torch.no_grad()
     def calibrate(self, model: Autoencoder) -> None:
-        """Sets sigma(t) of a model whose sigma depends on the image: its geometric mean over training images."""
+        """Sets the diffusion's noise where sigma depends on the image: sigma's geometric means over training images."""
         if model.config.get("sigma_from") != "image":
             return
         images = np.arange(min(CALIBRATION_IMAGES, self.count))  # their order is random already
         levels = torch.linspace(0, 1, model.config.knots)
-        total = torch.zeros(len(levels))
+        total = torch.zeros(len(levels), model.latent_shape[0])
         for part in np.array_split(images, -(-len(images) // pass_size(model.image_shape))):
             h = seen(model, load_images(self.train, part, self.device))
-            total += len(part) * torch.stack([posterior_of(model, h, t)[1].log().mean() for t in levels]).cpu()
+            for row, t in zip(total, levels, strict=True):
+                sigma = posterior_of(model, h, t)[1] / model.prior_scale(t)
+                row += len(part) * sigma.log().mean((0, 2, 3)).cpu()
         model.calibrate_sigma((total / len(images)).exp().to(self.device))
 
 
