@@ -58,7 +58,7 @@ class VAEConfig:
             "channel", one for each; or from the "image", one for each dimension.
         level_channels: channels of the level's embedding that the decoder gets beside the latent.
         channel_noise: where sigma_from is "image", whether the diffusion's noise is that of each channel, or the same
-            for all: its walks keep what the VAE keeps, and samples are a little farther.
+            for all: its walks keep what the VAE keeps, and new images are farther from real ones, most in few steps.
     """
 
     preset: Literal["demo", "toy", "celeba64", "ldm256"] = "demo"
