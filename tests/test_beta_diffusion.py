@@ -231,7 +231,7 @@ def test_sigma_of_the_level_is_calibrated_by_the_images():
     assert not model.sigma_curve.log_value.requires_grad
     mean = torch.linspace(0.1, 0.9, 65)
     mean[30] = 0.01  # a dip, which samplers could not walk over
-    model.calibrate_sigma(mean[:, None].expand(-1, 4))
+    model.calibrate_sigma(mean[:, None] * torch.tensor([0.5, 2.0, 1.0, 1.0]))  # whose geometric mean is `mean`
     mean[30] = mean[29]
     assert torch.allclose(model.sigma_curve.log_values(), mean.log())
     assert torch.allclose(model.sigma(torch.linspace(0, 1, 65)), mean, atol=1e-6)

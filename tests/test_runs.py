@@ -159,8 +159,9 @@ def test_a_folder_without_a_run_is_named(tmp_path):
         runs.load_vae(Path(tmp_path))
 
 
-def test_a_stage_on_a_trained_vae_refuses_to_be_asked_for_another(tmp_path):
-    kept = {"vae__latent_channels": 4}
+@pytest.mark.parametrize("stage", ["diffusion", "decoder"])
+def test_a_stage_on_a_trained_vae_refuses_to_be_asked_for_another(stage, tmp_path):
+    kept = {"vae__latent_channels": 4, "stages": [stage]}
     runs.build_vae(configured(tmp_path, **kept), (3, 16, 16)).save_pretrained(tmp_path / "vae" / "model")
     assert runs.trained_vae(configured(tmp_path, **kept)).latent_shape == (4, 1, 1)
     for key, asked, said in (
@@ -169,7 +170,8 @@ def test_a_stage_on_a_trained_vae_refuses_to_be_asked_for_another(tmp_path):
         ("channel_noise", True, "vae.channel_noise False, not True"),
     ):
         with pytest.raises(ValueError, match=f"was trained with {said}: leave the option out"):
-            runs.trained_vae(configured(tmp_path, **kept | {f"vae__{key}": asked}))
+            runs.run(configured(tmp_path, **kept | {f"vae__{key}": asked}))
+    assert not (tmp_path / stage).exists()
 
 
 def test_tensorboard_is_written_when_asked(tmp_path):
