@@ -58,7 +58,7 @@ CHOICES: dict[str, dict[str, Changes]] = {
         "levels logit_normal": {"diffusion.levels": "logit_normal"},
         "levels logit_normal, mean 1": {"diffusion.levels": "logit_normal", "diffusion.logit_mean": 1.0},
         "levels importance": {"diffusion.levels": "importance"},
-        **{f"width {width}": {"denoiser.width": width} for width in (256, 1024)},
+        **{f"width {width}": {"denoiser.width": width} for width in (128, 512, 1024)},
         **{f"depth {depth}": {"denoiser.depth": depth} for depth in (2, 8)},
         **{f"steps of {size}": {"diffusion_training.batch_size": size} for size in (64, 128)},
     },

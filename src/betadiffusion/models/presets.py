@@ -124,8 +124,8 @@ VAE_PRESETS: dict[str, VAEArguments] = {
 }
 
 DENOISER_PRESETS: dict[str, DenoiserArguments] = {
-    "demo": {"latent_shape": (32, 1, 1), "architecture": "mlp", "width": 512, "depth": 4},
-    "toy": {"latent_shape": (32, 1, 1), "architecture": "mlp", "width": 512, "depth": 4},
+    "demo": {"latent_shape": (32, 1, 1), "architecture": "mlp", "width": 256, "depth": 4},
+    "toy": {"latent_shape": (32, 1, 1), "architecture": "mlp", "width": 256, "depth": 4},
     "celeba64": {  # Table 5, whose attention resolutions [1, 2, 4] are down-factors of the 16x16 latent
         "latent_shape": (4, 16, 16),
         "architecture": "unet",

@@ -57,8 +57,9 @@ class VAEConfig:
         sigma_from: sigma of the posterior from the "level" alone, as the paper has it; from the level and the
             "channel", one for each; or from the "image", one for each dimension.
         level_channels: channels of the level's embedding that the decoder gets beside the latent.
-        channel_noise: where sigma_from is "image", whether the diffusion's noise is that of each channel, or the same
-            for all: its walks keep what the VAE keeps, and new images are farther from real ones, most in few steps.
+        channel_noise: where sigma_from is "image", whether the diffusion's noise is that of each channel, whose walks
+            keep what the VAE keeps (diffusion.levels "importance" suits it), or the same for all, whose new images are
+            nearer to real ones, most in few steps.
     """
 
     preset: Literal["demo", "toy", "celeba64", "ldm256"] = "demo"
@@ -390,8 +391,8 @@ class ReportConfig:
 
 def _diffusion_defaults() -> OptimisationConfig:
     return OptimisationConfig(
-        images=800_000, batch_size=256, learning_rate=1e-3, muon_rate=0, ema_images=40_000, validate_images=400_000,
-        checkpoint_images=150_000,
+        images=2_200_000, batch_size=256, muon_rate=0, ema_images=110_000, validate_images=1_100_000,
+        checkpoint_images=400_000,
     )  # fmt: skip
 
 
