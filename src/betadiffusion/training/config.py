@@ -58,8 +58,7 @@ class VAEConfig:
             "channel", one for each; or from the "image", one for each dimension.
         level_channels: channels of the level's embedding that the decoder gets beside the latent.
         channel_noise: where sigma_from is "image", whether the diffusion's noise is that of each channel, whose walks
-            keep what the VAE keeps (diffusion.levels "importance" suits it), or the same for all, whose new images are
-            nearer to real ones, most in few steps.
+            keep what the VAE keeps, or the same for all, whose new images are nearer to real ones, most in few steps.
     """
 
     preset: Literal["demo", "toy", "celeba64", "ldm256"] = "demo"
@@ -282,7 +281,7 @@ class DiffusionConfig:
 
     prediction: Literal["velocity", "any_step", "flow_map", "flow", "paper"] = "velocity"
     weighting: Literal["uniform", "sigma", "min_snr", "learned"] = "min_snr"
-    levels: Literal["uniform", "logit_normal", "importance"] = "uniform"
+    levels: Literal["uniform", "logit_normal", "importance"] = "importance"
     logit_mean: float = 0.0
     logit_scale: float = 1.0
     velocity: Literal["difference", "exact"] = "difference"
@@ -482,7 +481,10 @@ def diffusion_clash(config: DiffusionConfig) -> str:
     if config.prediction == "paper" and config.weighting != "uniform":
         return "diffusion.prediction 'paper' weighs by one (Eq. 19): diffusion.weighting must be 'uniform'"
     if config.weighting == "learned" and config.levels == "importance":
-        return "diffusion.levels 'importance' has no effect with diffusion.weighting 'learned', which evens out losses"
+        return (
+            "diffusion.levels 'importance' has no effect with diffusion.weighting 'learned', which evens out losses: "
+            "set diffusion.levels to 'uniform'"
+        )
     return ""
 
 

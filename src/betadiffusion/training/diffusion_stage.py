@@ -38,7 +38,7 @@ HALF_STEP = 2e-3  # f bends little over it, and float32 still resolves the diffe
 class DiffusionStage:
     """Predicts what `model` is made for, of z_t = f(x,t) + sigma(t) eps; f from `cache`, or encoded where that is None.
 
-    `options`: weights, levels and how df/dt is had; uniform, and by differences, by default. `conditions`: those of
+    `options`: weights, levels and how df/dt is had, by default `DiffusionConfig`'s. `conditions`: those of
     the training and of the held-out images, for a model that is asked for something. `calibrate`: set the moments
     that the model counts on, from training images. What only training needs is `model.in_training`, until `finish`
     takes it off. Raises ValueError for options that do not go together.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from betadiffusion.data import ImageSet
 from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.models.vae import VAEOutput
-from betadiffusion.training.config import JointConfig, LevelsConfig, PathConfig, PerceptualConfig
+from betadiffusion.training.config import DiffusionConfig, JointConfig, LevelsConfig, PathConfig, PerceptualConfig
 from betadiffusion.training.denoising import denoising_errors
 from betadiffusion.training.diffusion_stage import HALF_STEP, DiffusionStage, encode_with_velocity
 from betadiffusion.training.feature_cache import FeatureCache
@@ -129,8 +129,10 @@ class JointStage:
         self.model.follow(self.sums, half_life=1e-9)
 
     def _diffusion(self, model: JointModel, calibrate: bool) -> DiffusionStage:
-        options = {"cache": None, "device": self.device, "calibrate": calibrate}
-        return DiffusionStage(model.denoiser, model.vae, self.train, self.held_out, **options)
+        even = DiffusionConfig(levels="uniform")  # of others the model would keep a record
+        return DiffusionStage(
+            model.denoiser, model.vae, self.train, self.held_out, None, self.device, even, calibrate=calibrate
+        )
 
     def finish(self, trained: JointModel) -> JointModel:
         """The trained model, the moments of its path now exact."""
