@@ -87,6 +87,7 @@ VAE_PRESETS: dict[str, VAEArguments] = {
         "embedding_dim": 128,
         "schedule": "log_beta",  # spreads the rate evenly over the levels
         "sigma_from": "image",
+        "channel_noise": True,
         "level_channels": 16,
     },
     "toy": {  # paper, C.1.2
