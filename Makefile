@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .PHONY: demo test lint format install clean
-demo: install  ## train both stages on rendered images and write the report (7 to 13 minutes on 2 cores)
+demo: install  ## train both stages on rendered images and write the report (7 to 15 minutes on 2 cores)
 	$(BIN)/betadiffusion demo $(ARGS)
 
 test: $(VENV)/dev  ## lint, then every test (under 10 minutes on 2 cores, installation included)
