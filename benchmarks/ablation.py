@@ -53,7 +53,11 @@ CHOICES: dict[str, dict[str, Changes]] = {
     "denoiser": {
         "default": {},
         **{f"prediction {name}": {"diffusion.prediction": name} for name in ("any_step", "flow_map", "flow")},
-        "prediction paper": {"diffusion.prediction": "paper", "diffusion.weighting": "uniform"},
+        "prediction paper": {
+            "diffusion.prediction": "paper",
+            "diffusion.weighting": "uniform",
+            "diffusion.levels": "uniform",
+        },
         **{f"weighting {name}": {"diffusion.weighting": name} for name in ("uniform", "sigma")},
         "weighting learned": {"diffusion.weighting": "learned", "diffusion.levels": "uniform"},
         "levels logit_normal": {"diffusion.levels": "logit_normal"},

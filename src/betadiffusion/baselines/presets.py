@@ -8,6 +8,7 @@ import difflib
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from betadiffusion.models.presets import DENOISER_PRESETS
 from betadiffusion.training.baseline_config import BaselineConfig, BaselineName
 
 BACKBONE = (  # keys of section `vae` that baselines read
@@ -36,7 +37,7 @@ class Preset:
 
 
 TWO_STAGES = ("baseline", "prior")
-DENOISER = {"width": 512, "depth": 4}
+DENOISER = {key: DENOISER_PRESETS["demo"][key] for key in ("width", "depth")}  # as ours, to compare
 UNET = {"unet_channels": [32, 64, 64], "unet_layers": 1, "unet_attention": []}
 BERNOULLI = {"likelihood": "bernoulli"}
 VAE = BERNOULLI | {"beta": 1.0}

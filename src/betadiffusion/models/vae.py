@@ -37,8 +37,8 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
     tau learned for each channel: the same as a sigma of each channel in units of the prior, which gives the axes of the
     latent a meaning that one sigma(t) for all cannot (docs/formalism.md). With "image" the posterior has a sigma of
     each image and dimension, as a beta-VAE's; sigma(t) is then a table of its geometric mean, for the diffusion,
-    which `calibrate_sigma` makes. With `channel_noise` the diffusion's noise is that of each channel, brought to one
-    sigma(t) by tau, as with "channel".
+    which `calibrate_sigma` makes; with `channel_noise`, of "image" alone, its noise is that of each channel, brought to
+    one sigma(t) by tau, as with "channel".
 
     Images are (B,C,H,W) in [-1, 1]; latents (B, latent_channels, h, w), h = w = 1 with block "conv". With `boundary`
     f(x,1) = 0 and sigma(1) = 1 by construction (erratum 6). `schedule` names the weights of Eq. 4 ("sinusoidal",
