@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .PHONY: demo test lint format install clean
-demo: install  ## train both stages on rendered images and write the report (7 to 15 minutes on 2 cores)
+demo: install  ## train both stages on rendered images and write the report (under 8 minutes on 2 cores, installation included)
 	$(BIN)/betadiffusion demo $(ARGS)
 
 test: $(VENV)/dev  ## lint, then every test (under 10 minutes on 2 cores, installation included)
@@ -26,11 +26,11 @@ install: $(VENV)/core
 
 $(VENV)/core: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "needs Python's venv: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/dev: $(VENV)/core
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
 clean:

@@ -137,7 +137,7 @@ assert not {HEAVY!r} & set(sys.modules), {HEAVY!r} & set(sys.modules)
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        (["demo"], "4.2 being what the defaults take"),
+        (["demo"], "10 being what those take"),
         (["demo"], "--data SOURCE"),
         (["train"], "keep_checkpoints KEEP_CHECKPOINTS newest checkpoints kept (a whole number; default: 2)"),
         (["train"], "--data-path for short"),
@@ -311,7 +311,7 @@ def test_report_alone_needs_the_pipeline_and_trains_nothing(call, calls):
     assert calls == [("report", Path("runs/demo"))]
 
 
-def test_demo_is_the_default_on_other_data(call, calls):
+def test_demo_is_the_default_on_other_data_and_half_as_many_images(call, calls):
     Path("My.faces").mkdir()
     Path("a.zip").touch()
     for argv, out in [([], "shapes"), (["--data", "dsprites"], "dsprites"), (["--data=My.faces"], "My.faces")]:
@@ -319,6 +319,8 @@ def test_demo_is_the_default_on_other_data(call, calls):
         config = calls[-2][1]
         assert config.out == f"runs/{out}"
         config.out, config.data.source = "runs/demo", "shapes"
+        for training in (config.vae_training, config.diffusion_training, config.decoder_training):
+            training.images *= 2
         assert config == RunConfig()
     call("demo", "--data", "a.zip")
     assert calls[-1] == ("report", Path("runs/a"))
@@ -340,11 +342,11 @@ def test_demo_at_64_takes_the_toy_preset_unless_told(call, calls):
 
 def test_minutes_scale_the_images_of_both_stages(call, calls):
     default = RunConfig()
-    call("demo", "--minutes", 2 * commands.DEMO_MINUTES, "--diffusion_training.images", 999)
+    call("demo", "--minutes", 2 * commands.FULL_MINUTES, "--diffusion_training.images", 999)
     config = calls[-2][1]
     assert config.vae_training.images == 2 * default.vae_training.images
     assert config.diffusion_training.images == 999
-    call("demo", "--minutes", commands.DEMO_MINUTES / 4)
+    call("demo", "--minutes", commands.FULL_MINUTES / 4)
     assert calls[-2][1].diffusion_training.images == default.diffusion_training.images // 4
 
 

@@ -19,29 +19,29 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-DEMO_MINUTES = 4.2  # of training, of the default numbers of images, at 32x32 on 2 CPU cores
+FULL_MINUTES = 10.0  # of training on the default numbers of images, at 32x32 on 2 CPU cores
 BATCH = 32  # images in memory at once
 
 
-def demo(config: RunConfig, given: frozenset[str], *, minutes: float = DEMO_MINUTES) -> None:
+def demo(config: RunConfig, given: frozenset[str], *, minutes: float = FULL_MINUTES / 2) -> None:
     """Train both stages in minutes, on any images, and write the report.
 
     --data is "shapes" (the default), "dsprites", "fashion-mnist", or the path of your own folder or zip of images. A
-    folder is used whole, up to data.limit images chosen at random (22,000, which so few minutes see ten times);
+    folder is used whole, up to data.limit images chosen at random (22,000, which so few minutes see five times);
     --data.limit null takes all. --size is the side of the images, 32 by default; at 64 the preset is "toy", with the
     demo's schedule of beta, unless --vae.preset names another. --out is runs/NAME_OF_THE_DATA by default.
 
     Args:
-        minutes: about how long to train, as a scale: the images of every stage are their defaults times minutes / 4.2,
-            4.2 being what the defaults take at 32x32 on 2 CPU cores. Not a clock: the result depends on the
-            configuration and the seed alone, and larger images take longer.
+        minutes: about how long to train, as a scale: the images of every stage are those of `train` times minutes / 10,
+            10 being what those take at 32x32 on 2 CPU cores. Not a clock: the result depends on the configuration and
+            the seed alone, and larger images take longer.
     """
     if not 0 < minutes < float("inf"):
         raise ValueError(f"--minutes must be positive, not {minutes}")
     for name in ("vae_training", "diffusion_training", "decoder_training"):
         if f"{name}.images" not in given:
             training = getattr(config, name)
-            training.images = max(1, round(training.images * minutes / DEMO_MINUTES))
+            training.images = max(1, round(training.images * minutes / FULL_MINUTES))
     if config.data.size == 64 and "vae.preset" not in given:
         config.vae.preset = "toy"
         config.vae.schedule = config.vae.schedule or "log_beta"

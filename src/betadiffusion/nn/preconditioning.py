@@ -115,10 +115,11 @@ class Preconditioning(nn.Module):
     def forward(self, z: Tensor, t: Tensor, s: Tensor) -> Preconditioned:
         """z (B,C,H,W) at levels t to go to s, (B,) in [0, 1]."""
         sigma = self.sigma(t)[:, None, None, None]
-        f_mean, f_var = (self._at(t, m)[:, :, None, None] for m in (self.f_mean, self.f_variance))
+        tables = (self.f_mean, self.f_variance, self.v_mean, self.v_variance, self.covariance)
+        f_mean, f_var, *of_v = self._at(t, torch.stack(tables, dim=1))[..., None, None].unbind(1)
         total = f_var + sigma.square()
         centred = z - f_mean
-        mean, gain, variance = self._velocity(t, s, sigma, total)
+        mean, gain, variance = self._velocity(t, s, sigma, total, of_v)
         typical = self.v_variance.mean().sqrt()
         eps, eps_scale = sigma * centred / total, (f_var / total).sqrt().clamp(min=FLOOR)
         if self.prediction == "flow":
@@ -129,14 +130,18 @@ class Preconditioning(nn.Module):
             velocity, scale = mean + gain * centred, variance.clamp(min=0).sqrt().clamp(min=FLOOR * typical)
         return Preconditioned(centred / total.sqrt(), eps, velocity, eps_scale, scale)
 
-    def _velocity(self, t: Tensor, s: Tensor, sigma: Tensor, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, gain on z - E f and variance left over of the velocity that is predicted: (B,C,1,1) each."""
+    def _velocity(
+        self, t: Tensor, s: Tensor, sigma: Tensor, total: Tensor, of_v: list[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, gain on z - E f and variance left over of the velocity that is predicted: (B,C,1,1) each.
+
+        of_v: E v, V v and C(f,v), (B,C,1,1).
+        """
         if self.prediction in STEPS:
             tables = (self.step_mean, self.step_gain, self.step_variance)
             mean, gain, variance = (self._between(t, s, table)[:, :, None, None] for table in tables)
             return mean, gain, variance
-        tables = (self.v_mean, self.v_variance, self.covariance)
-        mean, variance, covariance = (self._at(t, table)[:, :, None, None] for table in tables)
+        mean, variance, covariance = of_v
         if self.prediction == "flow":
             slope = self.sigma_slope(t)[:, None, None, None]
             variance, covariance = variance + slope.square(), covariance + sigma * slope

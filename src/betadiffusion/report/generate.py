@@ -14,7 +14,7 @@ from betadiffusion.pipelines.walk_levels import solver_variable, walk_levels
 from betadiffusion.training.config import RunConfig
 
 BATCH_PIXELS = 128_000  # per channel: 125 images of 32x32
-WALK_BATCH = 250
+WALK_BATCH = 500
 
 OFFSETS = {"levels": 1, "codes": 2, "noise": 3, "fresh noise": 4, "pictures": 5}  # of the seeds, each its own stream
 

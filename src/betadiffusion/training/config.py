@@ -1,4 +1,4 @@
-"""Typed configuration of a run; its defaults are the demo. No torch here: the command line reads it for --help."""
+"""Typed configuration of a run; its defaults are the demo's. No torch here: the command line reads it for --help."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -359,7 +359,7 @@ class CacheConfig:
 
     Args:
         features: keep the features of all training images, float16, where the encoder is frozen.
-        levels: levels of the grid of means, evenly spaced; 0 for none: encode at every step.
+        levels: levels of the grid of means, nearer to each other at both ends; 0 for none: encode at every step.
         limit_gb: most that each cache may take on disk; a larger one is not built, and every step encodes.
         tolerance: greatest error of an interpolated mean, rms in units of sigma(t), before the means are refused.
     """

@@ -50,16 +50,22 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalised(matrix.T).T
-    a, b, c = QUINTIC
     matrix = matrix / matrix.norm().clamp(min=torch.finfo(matrix.dtype).tiny)
     gram = matrix @ matrix.T
-    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    for _ in range(ITERATIONS):
-        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal().add_(a)
-        product = factor @ product
+    product = factor = _factor(gram)
+    for _ in range(ITERATIONS - 1):
         gram = factor @ gram @ factor
+        factor = _factor(gram)
+        product = factor @ product
     return product @ matrix
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """a + b A + c A^2 of a Gram matrix A."""
+    a, b, c = QUINTIC
+    factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal().add_(a)
+    return factor
 
 
 def filters(model: nn.Module) -> set[nn.Parameter]:
