@@ -62,7 +62,7 @@ def main() -> None:
                 trainer = Trainer(stage, training, place, accelerator=accelerator, seed=seed, identity={})
                 pipeline = BetaDiffusionPipeline(vae=vae, denoiser=trainer.fit())
                 rates[name].append(arguments.images / trainer.seconds)
-                drawn = samples(pipeline, default_sampler(20), COUNT, config)
+                drawn = samples(pipeline, default_sampler(pipeline, 20), COUNT, config)
                 distances[name].append(judge(drawn))
                 print(
                     f"seed {seed}, {name}: {rates[name][-1]:.0f} images/s, distance {distances[name][-1]:.2f}",

@@ -36,11 +36,11 @@ def main_table(reports: dict[str, dict[str, Any]]) -> str:
         ],
     }
     for label, method, evaluations in (
-        ("samples, Euler, 50 evaluations", "euler", 50),
-        ("samples, Euler, 20 evaluations (the default)", "euler", 20),
-        ("samples, Euler, 10 evaluations", "euler", 10),
-        ("samples, Euler, 5 evaluations", "euler", 5),
-        ("samples, multistep, 20 evaluations", "multistep", 20),
+        ("samples, multistep, 50 evaluations", "multistep", 50),
+        ("samples, multistep, 20 evaluations (the default)", "multistep", 20),
+        ("samples, multistep, 10 evaluations", "multistep", 10),
+        ("samples, multistep, 5 evaluations", "multistep", 5),
+        ("samples, Euler, 20 evaluations", "euler", 20),
         ("samples, Heun, 20 evaluations", "heun", 20),
         ("samples, eta = 1, 200 evaluations", "eta=1", 200),
         ("samples, Algorithm 2, 20 evaluations", "algorithm2", 20),

@@ -225,11 +225,23 @@ def test_a_report_leaves_out_what_needs_eps():
     for kind in ("velocity", "flow"):
         rows = sampler_distances(BetaDiffusionPipeline(vae, untrained(kind)), Judge(), RunConfig(), progress=False)
         methods[kind] = {row["method"] for row in rows}
-        names = " ".join(name for name, _ in _samples({"samplers": rows}, 1.0))
+        names = " ".join(
+            name for name, _ in _samples({"samplers": rows, "frechet": {"walk": {"method": "multistep"}}}, 1.0)
+        )
         assert ("eta=1" in names) == (kind == "velocity")
         assert "Heun" in names
     assert {"eta=1", "algorithm2"} < methods["velocity"]
     assert methods["flow"] == {name for name in methods["velocity"] if not Sampler(name, 1).adds_noise}
+
+
+@pytest.mark.parametrize(("kind", "method"), [("velocity", "multistep"), ("flow", "multistep"), ("flow_map", "euler")])
+def test_a_pipeline_walks_by_what_suits_its_denoiser(kind, method):
+    vae = MultiBetaVAE(sample_size=16, channels=(8, 16), latent_channels=4)
+    pipeline = BetaDiffusionPipeline(vae, untrained(kind))
+    z = torch.randn(2, 4, 1, 1, generator=torch.Generator().manual_seed(0))
+    walked = {m: pipeline.walk(z, 1.0, steps=3, clock="uniform", method=m) for m in (None, "euler", "multistep")}
+    assert torch.equal(walked[None], walked[method])
+    assert not torch.allclose(walked["euler"], walked["multistep"])
 
 
 def test_levels_to_go_to_are_half_next_door_and_half_anywhere_below_short_steps_first():

@@ -111,7 +111,7 @@ def test_the_report_s_samples_start_from_the_prior(monkeypatch):
     starts = []
     monkeypatch.setattr("betadiffusion.samplers.sample", lambda predict, z, *rest, **options: starts.append(z) or z)
     pipeline = BetaDiffusionPipeline(vae, small_denoiser(vae))
-    samples(pipeline, default_sampler(20), 5_000, RunConfig())
+    samples(pipeline, default_sampler(pipeline, 20), 5_000, RunConfig())
     torch.testing.assert_close(torch.cat(starts).std(0), vae.prior_scale(torch.tensor(1.0)), rtol=0.05, atol=0)
 
 

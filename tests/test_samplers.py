@@ -76,6 +76,21 @@ def test_order_of_convergence(method, low, high, variable, levels):
     assert low < errors[1] / errors[2] < high
 
 
+@pytest.mark.parametrize("variable", ["t", "sigma"])
+def test_the_past_counts_less_where_it_would_change_a_step_too_much(variable):
+    """Adams-Bashforth would turn back where the velocity falls from 10 to 1; where it falls from 1.1 it is kept."""
+    before = torch.tensor([[10.0], [1.1]], dtype=torch.float64)
+
+    def predict(z, t, s):
+        return torch.zeros_like(z), (s - t) * (before if t > 0.5 else torch.ones_like(z))
+
+    z = torch.zeros(2, 1, dtype=torch.float64)
+    landed = samplers.sample(predict, z, uniform(2), SIGMA, method="multistep", variable=variable)
+    damped = 4.5 * (samplers.TRUST / 4.5) ** 2  # 1.5 - 0.5 * 10 is 4.5 less than Euler's 1
+    second_step = -0.5 * torch.tensor([1 - damped, 1.5 - 0.5 * 1.1], dtype=torch.float64)
+    assert torch.allclose((landed + 0.5 * before)[:, 0], second_step)
+
+
 @pytest.mark.parametrize("exponential", [False, True])
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_quadrature_is_exact_for_polynomials(order, exponential):

@@ -15,7 +15,9 @@ eta = 1 is the posterior of Eq. 15, k = sigma_s Algorithm 2, and eta = 0 a step 
 
 whose terms are integrated over a step as polynomials through their last known values. `method` says which: "euler" the
 value at t, "heun" those at t and s, "multistep" the last two and "multistep3" the last three (Adams-Bashforth, for
-steps of any sizes). `variable` says what is a polynomial in what, three ways to write the same ODE:
+steps of any sizes). Where steps are few, the past misleads wherever the path turns: what it adds to Euler's step counts
+less, latent by latent, where that is longer than `TRUST` of the step itself, as with slope limiters.
+`variable` says what is a polynomial in what, three ways to write the same ODE:
 
     "t"          dz           = (velocity + eps d(sigma)/dt) dt
     "sigma"      dz           = velocity dt + eps d(sigma)
@@ -30,7 +32,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from betadiffusion.gaussian import Generators, randn
+from betadiffusion.gaussian import Generators, expand_as, randn
 
 Prediction = tuple[Tensor, Tensor]
 Predict = Callable[[Tensor, Tensor, Tensor], Prediction]
@@ -43,6 +45,7 @@ VARIABLES: tuple[Variable, ...] = ("t", "sigma", "log_snr")
 
 VALUES = {"euler": 1, "heun": 1, "multistep": 2, "multistep3": 3}  # of the past and present that a step builds on
 AHEAD = 2.0**-20  # levels over which delta is asked for, to have it as a velocity: float32 levels keep it exact
+TRUST = 0.8  # of the length of Euler's step: longer changes of it by values of the past count less
 NEAR = 0.05  # share of a step: values that are nearer to each other tell no slope
 
 
@@ -92,7 +95,8 @@ def sample(
         landed = _step(variable, z, past, t, s, sigma)
         if method == "heun" or (method == "multistep3" and i == 0):
             eps, velocity = _ask(predict, landed, s, t, method)
-            landed = _step(variable, z, [past[0], _known(variable, landed, eps, velocity, s, t, sigma)], t, s, sigma)
+            ends = [past[0], _known(variable, landed, eps, velocity, s, t, sigma)]
+            landed = _step(variable, z, ends, t, s, sigma, trust=None)
         if eta > 0:
             # of the noise in z_s, sigma_s eps, a part becomes new: sqrt(sigma_s^2 - k^2) eps + k noise
             k, sigma_s = posterior_noise(sigma(t), sigma(s), eta), sigma(s)
@@ -159,8 +163,10 @@ def _coordinates(variable: Variable, t: Tensor, sigma: Sigma) -> list[float]:
     return [float(t), float(sigma(t)) if variable == "sigma" else -math.log(float(sigma(t)))]
 
 
-def _step(variable: Variable, z: Tensor, known: list[Known], t: Tensor, s: Tensor, sigma: Sigma) -> Tensor:
-    """z (B, ...) from level t to s by the polynomials through what is known, `known[0]` at t."""
+def _step(
+    variable: Variable, z: Tensor, known: list[Known], t: Tensor, s: Tensor, sigma: Sigma, trust: float | None = TRUST
+) -> Tensor:
+    """z (B, ...) from level t to s by the polynomials through what is known, `known[0]` at t; trust None for all."""
     change = torch.zeros_like(z)
     for j, end in enumerate(_coordinates(variable, s, sigma)):
         points: dict[float, Tensor] = {}
@@ -168,9 +174,24 @@ def _step(variable: Variable, z: Tensor, known: list[Known], t: Tensor, s: Tenso
             x = coordinates[j]
             if all(abs(x - other) > NEAR * abs(end - known[0].coordinates[j]) for other in points):
                 points[x] = values[j]
-        weights = quadrature(list(points), end, exponential=variable == "log_snr" and j == 1)
-        change = change + sum(weight * value for weight, value in zip(weights, points.values(), strict=True))
+        exponential = variable == "log_snr" and j == 1
+        (start, value), *_ = points.items()
+        euler = quadrature([start], end, exponential=exponential)[0] * value
+        weights = quadrature(list(points), end, exponential=exponential)
+        rest = sum(weight * value for weight, value in zip(weights, points.values(), strict=True)) - euler
+        change = change + euler + (rest if trust is None else _damped(rest, trust * _length(euler)))
     return sigma(s) * (z / sigma(t) + change) if variable == "log_snr" else z + change
+
+
+def _damped(x: Tensor, most: Tensor) -> Tensor:
+    """x (B, ...), each as it is up to a length of `most` (B,), and times (most / length)^2 beyond."""
+    share = (most / _length(x).clamp(min=torch.finfo(x.dtype).tiny)).clamp(max=1).square()
+    return expand_as(share, x) * x
+
+
+def _length(x: Tensor) -> Tensor:
+    """Euclidean length of each of x (B, ...): (B,)."""
+    return x.flatten(1).square().sum(1).sqrt()
 
 
 def quadrature(points: list[float], end: float, *, exponential: bool = False) -> list[float]:

@@ -18,7 +18,7 @@ from betadiffusion.app.parts import Picker, one_sentence, restored, share
 from betadiffusion.app.runs import Run
 from betadiffusion.app.stream import Newest
 from betadiffusion.app.uploads import read_upload
-from betadiffusion.report.generate import walk_default
+from betadiffusion.pipelines.walk_levels import solver_method
 
 TABS = ("dial", "edit", "interpolate", "generate", "compare")
 MOST_STEPS = 200
@@ -236,7 +236,8 @@ class Page:
         with gr.Row():
             count = gr.Slider(1, MOST_IMAGES, 16, step=1, label="Images", elem_id="count")
             evaluations = gr.Slider(1, MOST_STEPS, 20, step=1, label="Evaluations", elem_id="evaluations")
-            method = gr.Dropdown(list(samplers.METHODS), value=walk_default("method"), label="Method", elem_id="method")
+            own = solver_method(self.run.pipeline.denoiser)
+            method = gr.Dropdown(list(samplers.METHODS), value=own, label="Method", elem_id="method")
             eta = gr.Slider(0, 2, 0, step=0.05, label="Eta", elem_id="eta")
         condition = self._condition()
         button = gr.Button("Generate", variant="primary", elem_id="generate")

@@ -89,7 +89,7 @@ def sample(
     beta: float | None = None,
     end: float = 0.0,
     steps: int = 20,
-    method: Method = "euler",
+    method: Method | None = None,
     variable: Variable | None = None,
     eta: float = 0.0,
     churn: float = 0.0,
@@ -112,7 +112,8 @@ def sample(
         beta: weight of the KL instead of the level, with --prior, for schedules of (1, beta).
         end: level to walk to, and to decode at.
         steps: steps from noise to image; "heun" takes two network evaluations in each, the others one.
-        method: euler, heun, multistep (order 2) or multistep3 (order 3); below 10 steps both want --clock uniform.
+        method: euler, heun, multistep (order 2) or multistep3 (order 3); by default multistep, but euler for a denoiser
+            that is told the level to go to (any_step, flow_map).
         variable: what the steps are polynomials in: t, sigma or log_snr; by default what suits.
         eta: share of fresh noise: 0 for none (an ODE), 1 for the posterior of Eq. 15.
         churn: steps to climb, under fresh noise, before each step down; 0 for none.
@@ -169,7 +170,7 @@ def reconstruct(
     guidance_interval: tuple[float, ...] = (0.0, 1.0),
     end: float = 0.0,
     steps: int = 20,
-    method: Method = "euler",
+    method: Method | None = None,
     variable: Variable | None = None,
     eta: float = 0.0,
     churn: float = 0.0,
@@ -195,7 +196,7 @@ def reconstruct(
         guidance_interval: levels between which guidance acts, as "0.2 0.8".
         end: level to walk to, with --denoise.
         steps: steps of the walk, with --denoise; "heun" takes two network evaluations in each, the others one.
-        method: euler, heun, multistep or multistep3, with --denoise.
+        method: euler, heun, multistep or multistep3, with --denoise; by default as for `sample`.
         variable: what the steps are polynomials in: t, sigma or log_snr; by default what suits, with --denoise.
         eta: share of fresh noise in the walk, with --denoise.
         churn: steps to climb, under fresh noise, before each step down, with --denoise.

@@ -119,7 +119,7 @@ def edit(
     guidance_interval: tuple[float, ...] = (0.0, 1.0),
     end: float = 0.0,
     steps: int = 20,
-    method: Method = "euler",
+    method: Method | None = None,
     variable: Variable | None = None,
     eta: float = 0.0,
     churn: float = 0.0,
@@ -147,7 +147,7 @@ def edit(
         guidance_interval: levels between which guidance acts, as "0.2 0.8".
         end: level to walk to.
         steps: steps of the walk; "heun" takes two network evaluations in each, the others one.
-        method: euler, heun, multistep (order 2) or multistep3 (order 3); below 10 steps both want --clock uniform.
+        method: euler, heun, multistep (order 2) or multistep3 (order 3); by default as for `sample`.
         variable: what the steps are polynomials in: t, sigma or log_snr; by default what suits.
         eta: share of fresh noise in the walk.
         churn: steps to climb, under fresh noise, before each step down; 0 for none.
@@ -209,7 +209,7 @@ def interpolate(
     guidance_interval: tuple[float, ...] = (0.0, 1.0),
     end: float = 0.0,
     steps: int = 20,
-    method: Method = "euler",
+    method: Method | None = None,
     variable: Variable | None = None,
     eta: float = 0.0,
     churn: float = 0.0,
@@ -238,7 +238,7 @@ def interpolate(
         guidance_interval: levels between which guidance acts, as "0.2 0.8".
         end: level to walk to.
         steps: steps of the walk; "heun" takes two network evaluations in each, the others one.
-        method: euler, heun, multistep (order 2) or multistep3 (order 3); below 10 steps both want --clock uniform.
+        method: euler, heun, multistep (order 2) or multistep3 (order 3); by default as for `sample`.
         variable: what the steps are polynomials in: t, sigma or log_snr; by default what suits.
         eta: share of fresh noise in the walk.
         churn: steps to climb, under fresh noise, before each step down; 0 for none.

@@ -7,12 +7,12 @@ Variable = Literal["t", "sigma", "log_snr"]
 Clock = Literal["uniform", "log_snr", "rate_linear", "path_length", "fitted", "beta_linear", "beta_sinusoidal"]
 
 DEFAULTS: dict[str, Any] = {
-    "steps": 20, "method": "euler", "variable": None, "eta": 0.0, "churn": 0.0, "clock": "fitted", "end": 0.0,
+    "steps": 20, "method": None, "variable": None, "eta": 0.0, "churn": 0.0, "clock": "fitted", "end": 0.0,
 }  # fmt: skip
 
 
 def walking_options(
-    steps: int, method: Method, variable: Variable | None, eta: float, churn: float, clock: Clock, end: float
+    steps: int, method: Method | None, variable: Variable | None, eta: float, churn: float, clock: Clock, end: float
 ) -> dict[str, Any]:
     """Options of `BetaDiffusionPipeline.walk`; ValueError for numbers that cannot be."""
     check_steps(steps)
@@ -49,8 +49,8 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"--seed must be from 0 to 2^63 - 1, not {seed}")
 
 
-def cost(method: Method, steps: int) -> str:
-    """What one image costs, in words."""
+def cost(method: Method | None, steps: int) -> str:
+    """What one image costs, in words; what a denoiser walks by itself, None, costs one evaluation a step."""
     from betadiffusion.samplers import evaluations
 
-    return f"{evaluations(method, steps)} network evaluations each"
+    return f"{evaluations(method or 'multistep', steps)} network evaluations each"

@@ -57,7 +57,7 @@ def load_generative(run: Path, device: torch.device) -> Generative | None:
     return Generative(
         lambda count, generator: pipeline(count, generator=generator, output_type="pt").images,
         (pipeline.vae, pipeline.denoiser),
-        default_sampler().evaluations + 1,
+        default_sampler(pipeline).evaluations + 1,
     )
 
 

@@ -23,7 +23,7 @@ from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.pipelines.conditions import Condition, condition_tensor
 from betadiffusion.pipelines.directions import Direction, find
 from betadiffusion.pipelines.interpolation import Interpolation, dimensions, slerp, with_linear_means
-from betadiffusion.pipelines.walk_levels import solver_variable, walk_levels
+from betadiffusion.pipelines.walk_levels import solver_method, solver_variable, walk_levels
 
 Code = Literal["draw", "mean"]
 EVERY_LEVEL: Interval = (0.0, 1.0)
@@ -62,7 +62,7 @@ class BetaDiffusionPipeline(DiffusionPipeline):
         self,
         num_images: int = 16,
         steps: int = 20,
-        method: samplers.Method = "euler",
+        method: samplers.Method | None = None,
         eta: float = 0.0,
         generator: Generators | None = None,
         output_type: str = "pil",
@@ -107,7 +107,7 @@ class BetaDiffusionPipeline(DiffusionPipeline):
         images: Images,
         level: float,
         steps: int = 20,
-        method: samplers.Method = "euler",
+        method: samplers.Method | None = None,
         eta: float = 0.0,
         generator: Generators | None = None,
         output_type: str = "pil",
@@ -233,7 +233,7 @@ class BetaDiffusionPipeline(DiffusionPipeline):
         *,
         end: float = 0.0,
         steps: int = 20,
-        method: samplers.Method = "euler",
+        method: samplers.Method | None = None,
         variable: samplers.Variable | None = None,
         eta: float = 0.0,
         churn: float = 0.0,
@@ -246,8 +246,9 @@ class BetaDiffusionPipeline(DiffusionPipeline):
     ) -> Tensor:
         """Latents z at `level` walked to level `end` < level; unchanged where the two are equal.
 
-        method, variable, eta and churn are those of `samplers.sample`; variable None is `solver_variable`'s. clock, of
-        `clocks`, spaces the levels. A bar counts the steps where `set_progress_bar_config(disable=False)` asks for it.
+        method, variable, eta and churn are those of `samplers.sample`, where None is what suits the denoiser
+        (`solver_method`, `solver_variable`). clock, of `clocks`, spaces the levels. A bar counts the steps where
+        `set_progress_bar_config(disable=False)` asks for it.
         """
         if bad := [x for x in (level, end) if not 0 <= x <= 1]:
             raise ValueError(f"a level lies in [0, 1], not {bad[0]}")
@@ -259,6 +260,7 @@ class BetaDiffusionPipeline(DiffusionPipeline):
             raise ValueError(
                 "this denoiser predicts no noise (prediction 'flow'), so none can be added: use eta 0 and churn 0"
             )
+        method = method or solver_method(self.denoiser)
         variable = variable or solver_variable(self.denoiser, method)
         predict = self.predictor(len(z), condition, guidance, guidance_interval)
         levels = walk_levels(self.denoiser, self.vae.schedule, clock, steps, level, end)

@@ -14,6 +14,11 @@ KNOTS = 129
 FIT_LATENTS = 64
 
 
+def solver_method(denoiser: NonlinearDenoiser) -> Method:
+    """What suits: Euler where the denoiser is told the level to go to and lands there itself, else "multistep"."""
+    return "euler" if denoiser.config.prediction in STEPS else "multistep"
+
+
 def solver_variable(denoiser: NonlinearDenoiser, method: Method) -> Variable:
     """What suits: t is the straightest; sigma makes Euler's step the prediction of a denoiser trained to land it."""
     return "sigma" if method == "euler" and denoiser.config.prediction in STEPS else "t"

@@ -27,9 +27,8 @@ from betadiffusion.report.generate import (
 from betadiffusion.training.config import RunConfig
 
 SAMPLERS = [
-    *(Sampler("euler", steps) for steps in (5, 10, 20, 50)),
-    *(Sampler("heun", steps) for steps in (5, 10, 25)),
-    *(Sampler("multistep", steps) for steps in (10, 20)),
+    *(Sampler(method, steps) for method in ("multistep", "euler") for steps in (5, 10, 20, 50)),
+    *(Sampler("heun", steps) for steps in (10, 25)),
     *(Sampler("eta=1", steps) for steps in (20, 200)),
     *(Sampler("algorithm2", steps) for steps in (20, 200)),
 ]
@@ -102,7 +101,7 @@ def spacing_distances(
     config: RunConfig,
 ) -> list[dict[str, Any]]:
     """The pipeline's own method with 20 evaluations, on each of `SPACINGS`; rows: the sampler table, with its own."""
-    sampler, own = default_sampler(20), walk_default("clock")
+    sampler, own = default_sampler(pipeline, 20), walk_default("clock")
     spaced = []
     for clock in SPACINGS:
         levels = walk_levels(pipeline.denoiser, pipeline.vae.schedule, clock, sampler.steps)

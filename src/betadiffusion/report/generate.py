@@ -10,7 +10,7 @@ from torch import Tensor
 
 from betadiffusion import samplers
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
-from betadiffusion.pipelines.walk_levels import solver_variable, walk_levels
+from betadiffusion.pipelines.walk_levels import solver_method, solver_variable, walk_levels
 from betadiffusion.training.config import RunConfig
 
 BATCH_PIXELS = 128_000  # per channel: 125 images of 32x32
@@ -82,10 +82,9 @@ def batch_size(pipeline: BetaDiffusionPipeline) -> int:
     return max(4, BATCH_PIXELS // pipeline.vae.image_shape[1] ** 2)
 
 
-def default_sampler(evaluations: int | None = None) -> Sampler:
-    """The pipeline's own method, with its own number of steps or with so many evaluations."""
-    method, steps = walk_default("method"), walk_default("steps")
-    return Sampler(method, steps if evaluations is None else evaluations // samplers.evaluations(method, 1))
+def default_sampler(pipeline: BetaDiffusionPipeline, steps: int | None = None) -> Sampler:
+    """The pipeline's own method, of one evaluation a step, with its own number of steps or with so many."""
+    return Sampler(solver_method(pipeline.denoiser), steps or walk_default("steps"))
 
 
 def default_levels(pipeline: BetaDiffusionPipeline, sampler: Sampler) -> Tensor:
@@ -144,7 +143,7 @@ def pictures(pipeline: BetaDiffusionPipeline, held_out: np.ndarray, config: RunC
         originals=torch.from_numpy(originals),
         alone={level: pair[0] for level, pair in pairs.items()},
         walked={level: pair[1] for level, pair in pairs.items()},
-        default=samples(pipeline, default_sampler(20), 64, config),
+        default=samples(pipeline, default_sampler(pipeline, 20), 64, config),
         posterior=samples(pipeline, POSTERIOR, 64, config) if pipeline.denoiser.predicts_noise else None,
     )
 

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from betadiffusion.report.distances import sampler_row
-from betadiffusion.report.generate import POSTERIOR, Pictures, default_sampler
-from betadiffusion.report.summary import number
+from betadiffusion.report.generate import POSTERIOR, Pictures
+from betadiffusion.report.summary import number, own_sampler
 
 TILE = 96  # least side of an image on the page; smaller ones are enlarged by whole pixels
 DPI = 100
@@ -44,7 +44,7 @@ def dial(pictures: Pictures, numbers: dict[str, Any]) -> Figure:
 
 def sample_squares(pictures: Pictures, numbers: dict[str, Any]) -> Figure:
     """New images from the same noise by the pipeline's own sampler and by eta=1 with 200 evaluations."""
-    chosen = [(default_sampler(20), pictures.default)]
+    chosen = [(own_sampler(numbers), pictures.default)]
     if pictures.posterior is not None:
         chosen.append((POSTERIOR, pictures.posterior))
     figure, axes = _exact([tiles(images, 8) for _, images in chosen], left=45, bottom=45, top=10)

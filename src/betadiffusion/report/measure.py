@@ -48,7 +48,7 @@ def measure(
     reference = train.images(np.arange(min(2 * count, len(train))))
     judge = Judge(extractor, reference, images[:count])
     by_level = level_distances(pipeline, judge, config, progress)
-    walk = default_sampler()
+    walk = default_sampler(pipeline)
     samplers = sampler_distances(pipeline, judge, config, progress)
     terminal = ("rate", "mean_std", "sigma", "aggregate_kl", "aggregate_kl_max")
     numbers = {

@@ -3,7 +3,7 @@
 from typing import Any
 
 from betadiffusion.report.distances import sampler_row
-from betadiffusion.report.generate import POSTERIOR, Sampler, default_sampler
+from betadiffusion.report.generate import POSTERIOR, Sampler
 
 Rows = list[tuple[str, str]]
 
@@ -48,7 +48,7 @@ def _walk_back(frechet: dict[str, Any]) -> Rows:
 
 
 def _samples(numbers: dict[str, Any], zero: float) -> Rows:
-    default = default_sampler(20)
+    default = own_sampler(numbers)
     shown = [Sampler("heun", 25), default, POSTERIOR, Sampler("algorithm2", 20), Sampler("algorithm2", 200)]
     against = sampler_row(numbers["samplers"], POSTERIOR)
     rows = []
@@ -63,6 +63,11 @@ def _samples(numbers: dict[str, Any], zero: float) -> Rows:
         mark = " (default)" if sampler == default else ""
         rows.append((f"samples, {sampler.label}{mark}, {sampler.evaluations} evaluations", value))
     return rows
+
+
+def own_sampler(numbers: dict[str, Any]) -> Sampler:
+    """The pipeline's own method with 20 evaluations, one a step."""
+    return Sampler(numbers["frechet"]["walk"]["method"], 20)
 
 
 def number(value: float | None) -> str:
