@@ -234,7 +234,10 @@ def test_a_report_leaves_out_what_needs_eps():
     assert methods["flow"] == {name for name in methods["velocity"] if not Sampler(name, 1).adds_noise}
 
 
-@pytest.mark.parametrize(("kind", "method"), [("velocity", "multistep"), ("flow", "multistep"), ("flow_map", "euler")])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [("velocity", "multistep"), ("flow", "multistep"), ("any_step", "euler"), ("flow_map", "euler")],
+)
 def test_a_pipeline_walks_by_what_suits_its_denoiser(kind, method):
     vae = MultiBetaVAE(sample_size=16, channels=(8, 16), latent_channels=4)
     pipeline = BetaDiffusionPipeline(vae, untrained(kind))

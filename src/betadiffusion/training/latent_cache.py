@@ -76,10 +76,11 @@ class LatentCache:
 
 
 def knot_levels(count: int) -> Tensor:
-    """Rising levels (count,) from 0 to 1, float64, half way from even ones to Chebyshev's: a cubic errs most at the
-    ends, where there is no knot beyond."""
+    """Rising levels (count,) from 0 to 1, float64, half way from even ones to Chebyshev's of the second kind: a cubic
+    errs most at the ends, where there is no knot beyond."""
     even = torch.linspace(0, 1, count, dtype=torch.float64)
-    return (even + (1 - (torch.pi * even).cos()) / 2) / 2
+    chebyshev = (1 - (torch.pi * even).cos()) / 2
+    return (even + chebyshev) / 2
 
 
 def lagrange(knots: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
