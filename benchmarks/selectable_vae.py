@@ -1,7 +1,7 @@
 """One VAE for every beta against one VAE for each: is a single network as good as those that know one beta only?
 
-    python benchmarks/selectable_vae.py --data shapes [--images 200000] [--one-images N] [--start-power 2]
-        [--sigma-from channel] [--out DIR]
+    python benchmarks/selectable_vae.py --data shapes [--images 200000] [--one-images N] [--start-power 4]
+        [--power 1] [--sigma-from level] [--no-gates] [--alone] [--out DIR]
 
 Trains the multi-beta VAE over all levels, and one of the same backbone for each of 8 levels, every one on the same
 number of images (or the one on N of them); then a plain beta-VAE, whose networks know no level, for a tenth of them,
@@ -9,7 +9,8 @@ for what a step costs. On held-out images: Eq. 4 of the one at each level beside
 images, which tells what is overfitted), rate and distortion, PSNR at equal rate (the one's own curve over 65 levels,
 interpolated at the dedicated one's rate), and how far a latent channel keeps its meaning from one beta to the next
 (correlation of means over images, channel by channel). Draws the rate-distortion curves and aggregated posteriors of
-both beside each other. Runs that are finished are not trained again. Prints a table and writes OUT/selectable_vae.json.
+both beside each other. With --alone it is the one alone, at the 8 levels. Runs that are finished are not trained again.
+Prints a table and writes OUT/selectable_vae.json.
 On 2 CPU cores 20 to 30 minutes with the defaults.
 """
 
@@ -56,12 +57,13 @@ def configured(options: argparse.Namespace, name: str, levels: list[float]) -> R
     """A run of stage "vae": at all levels, or at those given."""
     config = RunConfig(stages=["vae"], seed=options.seed, out=str(options.out / name), cpu=options.cpu)
     config.data = DataConfig(options.data, options.size, limit=options.limit)
-    config.vae.sigma_from = options.sigma_from
+    config.vae.sigma_from, config.vae.gates = options.sigma_from, options.gates
     if levels:
         config.levels.distribution, config.levels.values = "grid", levels
     images = options.images
     if name.startswith("one"):
-        config.levels.start_power, images = options.start_power, options.one_images or images
+        config.levels.start_power, config.levels.power = options.start_power, options.power
+        images = options.one_images or images
     training = config.vae_training
     training.images, training.validate_images, training.checkpoint_images = images, images // 2, images // 4
     return config
@@ -113,6 +115,11 @@ def measure(vae: MultiBetaVAE, x: Tensor, level: float) -> Measured:
         "active": active_units(every), "sigma": float(sigma.square().mean().sqrt()),
     }  # fmt: skip
     return Measured(numbers, every, sigma)
+
+
+def about(vae: MultiBetaVAE, level: float) -> dict[str, Any]:
+    """What a row of a level begins with."""
+    return {"level": level, "beta": float(vae.schedule(torch.tensor(level)).kl)}
 
 
 def below(curve: list[Numbers], dedicated: Numbers) -> float | None:
@@ -191,21 +198,34 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=22_000)
     parser.add_argument("--images", type=int, default=200_000, help="that every model sees")
     parser.add_argument("--one-images", type=int, help="that the one model sees instead")
-    parser.add_argument("--start-power", type=float, default=2.0, help="levels.start_power of the one model")
-    parser.add_argument("--sigma-from", default="level", help="vae.sigma_from of all: level, channel or image")
+    parser.add_argument("--start-power", type=float, default=4.0, help="levels.start_power of the one model")
+    parser.add_argument("--power", type=float, default=1.0, help="levels.power of the one model")
+    parser.add_argument("--sigma-from", default="image", help="vae.sigma_from of all: level, channel or image")
+    parser.add_argument("--gates", action=argparse.BooleanOptionalAction, default=True, help="vae.gates of all")
+    parser.add_argument("--alone", action="store_true", help="the one alone, without the dedicated models")
     parser.add_argument("--levels", type=float, nargs="+", default=EIGHT)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/selectable"))
     options = parser.parse_args()
     longer = f"-{options.one_images}" if options.one_images else ""
-    ours = trained(options, f"one-start-power-{options.start_power:g}{longer}", [])
-    runs = [trained(options, f"level-{level:.3f}", [level]) for level in options.levels]
+    end = f"-power-{options.power:g}" if options.power != 1 else ""
+    ours = trained(options, f"one-start-power-{options.start_power:g}{end}{longer}", [])
+    runs = [] if options.alone else [trained(options, f"level-{level:.3f}", [level]) for level in options.levels]
     config = load_config(ours)
     splits = load_split(config.data, options.size, config.seed)
     trained_on, x = (load_images(split, np.arange(2_000), torch.device("cpu")) for split in splits)
     vae = load_vae(ours).eval()
     one = [measure(vae, x, level) for level in options.levels]
+    settings = {key: str(value) for key, value in vars(options).items()}
+    if options.alone:
+        rows = [
+            about(vae, level) | {f"one {k}": v for k, v in m.numbers.items()}
+            for level, m in zip(options.levels, one, strict=True)
+        ]
+        write_json(options.out / "selectable_vae.json", {"settings": settings, "rows": rows})
+        print(table(rows))
+        return
     curve = [measure(vae, x, i / (CURVE - 1)).numbers for i in range(CURVE)]
     models = [load_vae(folder).eval() for folder in runs]
     many = [measure(model, x, level) for model, level in zip(models, options.levels, strict=True)]
@@ -213,8 +233,7 @@ def main() -> None:
     for level, model, a, b in zip(
         options.levels, models, (m.numbers for m in one), (m.numbers for m in many), strict=True
     ):
-        row: dict[str, Any] = {"level": level, "beta": float(vae.schedule(torch.tensor(level)).kl)}
-        row |= {f"one {k}": v for k, v in a.items()} | {f"many {k}": v for k, v in b.items()}
+        row = about(vae, level) | {f"one {k}": v for k, v in a.items()} | {f"many {k}": v for k, v in b.items()}
         for name, autoencoder in (("one", vae), ("many", model)):
             row[f"{name} objective on training images"] = measure(autoencoder, trained_on, level).numbers["objective"]
         row["behind"] = (a["objective"] - b["objective"]) / abs(b["objective"])
@@ -225,7 +244,6 @@ def main() -> None:
     aligned = {name: alignment([m.means for m in models]) for name, models in (("one", one), ("dedicated", many))}
     draw_curves(options.out / "rate-distortion.png", options.data, curve, one, many)
     draw_posteriors(options.out / "posteriors.png", list(options.levels), one, many)
-    settings = {key: str(value) for key, value in vars(options).items()}
     result = {"settings": settings, "rows": rows, "images_per_second": cost, "alignment": aligned, "curve": curve}
     write_json(options.out / "selectable_vae.json", result)
     print(table(rows))

@@ -188,6 +188,28 @@ def test_level_channels_tell_the_decoder_the_level_beside_the_latent(channels):
         MultiBetaVAE(**SMALL, level_channels=10_000)
 
 
+@pytest.mark.parametrize("sigma_from", ["level", "image"])
+def test_gates_are_open_at_first_and_shut_a_channel_at_one_level_alone(sigma_from):
+    shape = SMALL | {"sigma_from": sigma_from}
+    vae = MultiBetaVAE(**shape, gates=True).eval()
+    without = MultiBetaVAE(**shape).eval()
+    without.load_state_dict({k: v for k, v in vae.state_dict().items() if "_gate." not in k})
+    x, z, t = images(), torch.randn(3, 4, 1, 1, generator=torch.Generator().manual_seed(1)), torch.tensor(0.3)
+    other, elsewhere = z + torch.tensor([0.0, 5.0, 0.0, 0.0])[:, None, None], torch.tensor(0.6)
+    with torch.no_grad():
+        assert torch.equal(vae.encode_mean(x, t), without.encode_mean(x, t))
+        assert torch.equal(vae.decode(z, t), without.decode(z, t))
+        for gate in (vae.encoder_gate, vae.decoder_gate):  # the scale of channel 1 becomes 0 at level 0.3, not at 0.6
+            here, there = vae.embedding(torch.stack([t, elsewhere]))
+            direction = here - (here @ there) / (there @ there) * there
+            gate.weight[1] = -direction / (direction @ here)
+        mean = vae.encode_mean(x, t)[:, :, 0, 0].abs().amax(0)
+        assert mean[1] < 1e-5 < mean[0]
+        assert torch.allclose(vae.encode_mean(x, elsewhere), without.encode_mean(x, elsewhere), atol=1e-5)
+        assert torch.allclose(vae.decode(other, t), vae.decode(z, t), atol=1e-4)
+        assert not torch.allclose(vae.decode(other, elsewhere), vae.decode(z, elsewhere), atol=1e-2)
+
+
 def test_velocity_is_the_derivative_of_the_mean(vae):
     """Against forward-mode differentiation, for which GroupNorm's and attention's kernels are not made everywhere."""
     x, t = images(), torch.tensor([0.0, 0.5, 1.0])

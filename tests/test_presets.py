@@ -20,7 +20,7 @@ from betadiffusion.models.presets import (
 from betadiffusion.models.vae import MultiBetaVAE
 
 COUNTS = {  # (VAE, denoiser)
-    "demo": (722_020, 690_112),
+    "demo": (746_788, 690_112),
     "toy": (2_472_613, 690_112),
     "celeba64": (3_703_561, 25_723_784),
     "ldm256": (148_639_881, 376_009_480),

@@ -30,6 +30,7 @@ class VAEArguments(TypedDict, total=False):
     sigma_from: str
     level_channels: int
     channel_noise: bool
+    gates: bool
 
 
 class DenoiserArguments(TypedDict, total=False):
@@ -89,6 +90,7 @@ VAE_PRESETS: dict[str, VAEArguments] = {
         "sigma_from": "image",
         "channel_noise": True,
         "level_channels": 16,
+        "gates": True,
     },
     "toy": {  # paper, C.1.2
         "sample_size": 64,

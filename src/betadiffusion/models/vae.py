@@ -7,13 +7,15 @@ from typing import NamedTuple
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from betadiffusion.gaussian import Generators, expand_as, randn
 from betadiffusion.nn.backbone import latent_side, make_backbone
+from betadiffusion.nn.conv import ScaleShift
 from betadiffusion.nn.curves import LevelCurve, RisingLevelCurve, set_rising
 from betadiffusion.nn.embedding import LevelEmbedding
+from betadiffusion.nn.precision import in_float32
 from betadiffusion.schedules import Schedule, make_schedule
 
 SIGMA_START = 0.1  # of sigma(0), and of every sigma of an image
@@ -46,6 +48,8 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
     the prior wins on images). `activation` "silu" or, as the paper prints, "sigmoid".
     With `level_channels` the decoder gets so many channels of the level's embedding beside the latent, for what all
     images of a level have in common: a vector knows no places, and a shift of whole channels cannot draw a mean image.
+    With `gates` the level scales and shifts each channel of the latent too, as it leaves the encoder and as it enters
+    the decoder, so that a channel can be shut at one level and open at another.
     `layers_per_block` (2 by default), `attention_resolutions` and `dropout` are those of block "resnet".
     Raises ValueError for a block, activation or size that does not exist.
     """
@@ -71,20 +75,27 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
         sigma_from: str = "level",
         level_channels: int = 0,
         channel_noise: bool = False,
+        gates: bool = False,
     ) -> None:
         super().__init__()
         if sigma_from not in ("channel", "image", "level"):
             raise ValueError(f"unknown sigma_from {sigma_from!r}; choose channel, image or level")
         if not 0 <= level_channels <= embedding_dim:
             raise ValueError(f"level_channels is from 0 to embedding_dim, {embedding_dim}, not {level_channels}")
+        encoded_channels = 2 * latent_channels if sigma_from == "image" else latent_channels
         self.encoder, self.decoder = make_backbone(
             sample_size=sample_size, in_channels=in_channels, latent_channels=latent_channels + level_channels,
             block=block, channels=channels, layers_per_block=layers_per_block,
             attention_resolutions=attention_resolutions, embedding_dim=embedding_dim, activation=activation,
-            dropout=dropout,
-            encoded_channels=2 * latent_channels if sigma_from == "image" else latent_channels,
+            dropout=dropout, encoded_channels=encoded_channels,
         )  # fmt: skip
         self.embedding = LevelEmbedding(embedding_dim)
+        self.encoder_gate = ScaleShift(embedding_dim, encoded_channels) if gates else None
+        self.decoder_gate = ScaleShift(embedding_dim, latent_channels) if gates else None
+        for gate in (self.encoder_gate, self.decoder_gate):
+            if gate is not None:  # all channels open at first
+                nn.init.zeros_(gate.weight)
+                nn.init.zeros_(gate.bias)
         curves = latent_channels if sigma_from == "channel" or (sigma_from == "image" and channel_noise) else None
         if sigma_from == "image":
             self.sigma_curve = LevelCurve(knots, SIGMA_START, curves).requires_grad_(False)
@@ -122,7 +133,10 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
     def _posterior(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """`posterior` in units of the prior."""
         t = self._levels(t, len(x))
-        mean = self.encoder(x, self.embedding(t)).float()
+        embedding = self.embedding(t)
+        mean = self.encoder(x, embedding).float()
+        if self.encoder_gate is not None:
+            mean = in_float32(self.encoder_gate, mean, embedding)
         fading = (math.pi / 2 * t).cos()
         if self.config.sigma_from == "image":
             mean, scale = mean.chunk(2, dim=1)
@@ -145,6 +159,8 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
     def _decode(self, z: Tensor, t: Tensor) -> Tensor:
         """`decode` of a latent in units of the prior."""
         embedding = self.embedding(self._levels(t, len(z)))
+        if self.decoder_gate is not None:
+            z = in_float32(self.decoder_gate, z, embedding)
         level = embedding[:, : self.config.level_channels, None, None].to(z).expand(-1, -1, *z.shape[2:])
         return self.decoder(torch.cat([z, level], dim=1), embedding).float()
 

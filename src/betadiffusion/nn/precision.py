@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 
-def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
-    """layer(x) in float32, whatever autocast is in force."""
-    kind = "cpu" if x.device.type == "meta" else x.device.type  # no autocast exists for shapes alone
-    with torch.autocast(kind, enabled=False):
-        return layer(x.float())
+def in_float32(layer: nn.Module, *inputs: Tensor) -> Tensor:
+    """layer(*inputs) in float32, whatever autocast is in force."""
+    kind = inputs[0].device.type
+    with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):  # no autocast exists for shapes alone
+        return layer(*(x.float() for x in inputs))

@@ -59,6 +59,8 @@ class VAEConfig:
         level_channels: channels of the level's embedding that the decoder gets beside the latent.
         channel_noise: where sigma_from is "image", whether the diffusion's noise is that of each channel, whose walks
             keep what the VAE keeps, or the same for all, whose new images are nearer to real ones, most in few steps.
+        gates: the level scales and shifts each channel of the latent, where it leaves the encoder and where it enters
+            the decoder, so that a channel can be shut at one level and open at another.
     """
 
     preset: Literal["demo", "toy", "celeba64", "ldm256"] = "demo"
@@ -77,6 +79,7 @@ class VAEConfig:
     sigma_from: Literal["level", "channel", "image"] | None = None
     level_channels: int | None = None
     channel_noise: bool | None = None
+    gates: bool | None = None
 
 
 @dataclass
@@ -137,7 +140,7 @@ class LevelsConfig:
     betas: list[float] | None = None
     values: list[float] | None = None
     power: float = 1.0
-    start_power: float = 2.0
+    start_power: float = 4.0
     kl_warmup_images: int = 0
 
 
