@@ -240,3 +240,13 @@ def test_first_difference_names_the_key():
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 1}}) == ""
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "a.b = 1, not 2"
     assert first_difference({}, {"c": 3}) == "c = None, not 3"
+
+
+def test_encoder_rate_is_also_that_of_the_gate_of_the_encoder(tmp_path):
+    stage = Regression()
+    stage.model = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("encoder", "encoder_gate", "decoder_gate")})
+    made = trainer(tmp_path, stage, dataclasses.replace(CONFIG, encoder_rate=0.01))
+    peaks = {id(w): group["peak"] for group in made.optimizers["optimizer"].param_groups for w in group["params"]}
+    rates = {name: peaks[id(weight)] / CONFIG.learning_rate for name, weight in made.plain.named_parameters()}
+    expected = {"encoder": 0.01, "encoder_gate": 0.01, "decoder_gate": 1.0}
+    assert rates == pytest.approx({name: expected[name.split(".")[0]] for name in rates})

@@ -92,10 +92,9 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
         self.embedding = LevelEmbedding(embedding_dim)
         self.encoder_gate = ScaleShift(embedding_dim, encoded_channels) if gates else None
         self.decoder_gate = ScaleShift(embedding_dim, latent_channels) if gates else None
-        for gate in (self.encoder_gate, self.decoder_gate):
-            if gate is not None:  # all channels open at first
-                nn.init.zeros_(gate.weight)
-                nn.init.zeros_(gate.bias)
+        for gate in filter(None, (self.encoder_gate, self.decoder_gate)):
+            for parameter in gate.parameters():
+                nn.init.zeros_(parameter)  # all channels are open at first
         curves = latent_channels if sigma_from == "channel" or (sigma_from == "image" and channel_noise) else None
         if sigma_from == "image":
             self.sigma_curve = LevelCurve(knots, SIGMA_START, curves).requires_grad_(False)
@@ -134,16 +133,16 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
         """`posterior` in units of the prior."""
         t = self._levels(t, len(x))
         embedding = self.embedding(t)
-        mean = self.encoder(x, embedding).float()
+        encoded = self.encoder(x, embedding).float()
         if self.encoder_gate is not None:
-            mean = in_float32(self.encoder_gate, mean, embedding)
+            encoded = in_float32(self.encoder_gate, encoded, embedding)
         fading = (math.pi / 2 * t).cos()
         if self.config.sigma_from == "image":
-            mean, scale = mean.chunk(2, dim=1)
+            mean, scale = encoded.chunk(2, dim=1)
             sigma = LEAST_SIGMA + softplus(scale + math.log(math.expm1(SIGMA_START)))
             sigma = sigma ** expand_as(fading, sigma) if self.config.boundary else sigma  # sigma(x,1) = 1
         else:
-            sigma = self._curves(t).expand_as(mean)
+            mean, sigma = encoded, self._curves(t).expand_as(encoded)
         # f(x,1) = 0 by construction
         return mean * expand_as(fading, mean) if self.config.boundary else mean, sigma
 

@@ -31,6 +31,7 @@ from betadiffusion.training.errors import Interrupted, TrainingError
 from betadiffusion.training.files import write_json
 
 LOG_STEPS = 50
+ENCODER = "encoder.", "encoder_gate."  # what `encoder_rate` is the rate of
 
 
 class Stage(Protocol):
@@ -220,8 +221,8 @@ class Trainer:
         for prefix, network_rate in self.networks.items():
             named = {name: weight for name, weight in self._named(prefix).items() if weight.requires_grad}
             curves = [weight for name, weight in named.items() if "_curve." in name]
-            encoder = [weight for name, weight in named.items() if name.startswith("encoder.")]
-            others = [w for name, w in named.items() if not (name.startswith("encoder.") or "_curve." in name)]
+            encoder = [weight for name, weight in named.items() if name.startswith(ENCODER)]
+            others = [w for name, w in named.items() if not (name.startswith(ENCODER) or "_curve." in name)]
             for weights, rate, decay in (
                 (encoder, config.encoder_rate, config.weight_decay),
                 (others, 1.0, config.weight_decay),
