@@ -1,10 +1,11 @@
 """Distance of samples against network evaluations, for every sampler, solver's variable and clock, from the same noise.
 
     python benchmarks/few_steps.py runs/shapes [runs/shapes-seed1 ...] [--methods heun multistep] [--variables t sigma]
-        [--clocks uniform fitted] [--evaluations 2 5 10 20 50 200] [--count 1000] [--out few_steps]
+        [--clocks uniform fitted] [--evaluations 2 5 10 20 50 200] [--count 1000] [--noises 1] [--out few_steps]
 
-Several runs are training seeds of one configuration: the table then gives the mean and its standard error. Each method
-takes the number of steps that comes nearest to the evaluations asked for without exceeding them, if it can. Algorithm 2
+Several runs are training seeds of one configuration: the table then gives the mean and its standard error; of one run
+it gives them over `--noises` draws of the noise that the walks start from, the report's own first. Each method takes
+the number of steps that comes nearest to the evaluations asked for without exceeding them, if it can. Algorithm 2
 stands beside them with 20, 200 and 1,000 steps. Distances are the report's: its features, held-out images, seeds.
 
 Writes few_steps.json and few_steps.png and prints a table of every row with its ratio to the best of all. Interrupted,
@@ -13,6 +14,7 @@ the same command goes on where it stopped, and other options add rows. The defau
 """
 
 import argparse
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -40,6 +42,7 @@ from betadiffusion.training.runs import load_config, load_split
 
 METHODS = (*samplers.METHODS, *RANDOM)
 ALGORITHM2_STEPS = (20, 200, 1000)
+SEEDS_OF_A_NOISE = 10  # more than the report's streams
 
 
 class Row(NamedTuple):
@@ -68,6 +71,7 @@ def main() -> None:
     parser.add_argument("--evaluations", nargs="+", type=int, default=[2, 4, 5, 10, 20, 50, 200])
     parser.add_argument("--no-algorithm2", action="store_true")
     parser.add_argument("--count", type=int, default=1_000)
+    parser.add_argument("--noises", type=int, default=1, help="draws of the noise, each with --count samples")
     parser.add_argument("--out", type=Path, default=Path("few_steps"), help="folder")
     arguments = parser.parse_args()
     if missing := [run for run in arguments.runs if not (run / "pipeline" / "model_index.json").is_file()]:
@@ -78,7 +82,7 @@ def main() -> None:
         parser.error(f"{file} was made with --count {numbers['count']}: use that, or another --out")
     wanted = rows(arguments)
     for run in arguments.runs:
-        measure(run, wanted, numbers, file)
+        measure(run, wanted, arguments.noises, numbers, file)
     runs = [str(run) for run in arguments.runs]
     summary = summarise(numbers, runs)
     write_bytes(arguments.out / "few_steps.png", png(chart(summary, numbers, runs)))
@@ -115,17 +119,19 @@ def judged(run: Path, count: int) -> tuple[RunConfig, BetaDiffusionPipeline, Jud
     return config, pipeline, judge, frechet_name(extractor)
 
 
-def measure(run: Path, wanted: list[Row], numbers: dict[str, Any], file: Path) -> None:
-    """Fills numbers["runs"][run] with the rows that it lacks, and writes the file after each."""
+def measure(run: Path, wanted: list[Row], noises: int, numbers: dict[str, Any], file: Path) -> None:
+    """Fills numbers["runs"][run] with the distances it lacks, one for each noise, and writes the file after each."""
     known = numbers["runs"].setdefault(str(run), {"rows": {}})
-    missing = [row for row in wanted if row.key not in known["rows"]]
+    missing = [(row, noise) for row in wanted for noise in range(len(known["rows"].get(row.key, [])), noises)]
     if not missing:
         return
     config, pipeline, judge, features = judged(run, count := numbers["count"])
     known |= {"floor": judge.floor, "features": features}
-    for row in tqdm(missing, desc=str(run)):
+    for row, noise in tqdm(missing, desc=str(run)):
         levels = walk_levels(pipeline.denoiser, pipeline.vae.schedule, row.clock, row.steps)
-        known["rows"][row.key] = judge(samples(pipeline, row.sampler, count, config, levels))
+        seeded = dataclasses.replace(config, seed=config.seed + noise * SEEDS_OF_A_NOISE)
+        distance = judge(samples(pipeline, row.sampler, count, seeded, levels))
+        known["rows"].setdefault(row.key, []).append(distance)
         write_json(file, numbers)
 
 
@@ -138,7 +144,7 @@ def summarise(numbers: dict[str, Any], runs: list[str]) -> list[dict[str, Any]]:
             continue
         method, variable, clock, steps = key.split()
         row = Row(method, variable, clock, int(steps))
-        values = [each[key] for each in distances]
+        values = [mean(each[key]) for each in distances] if len(runs) > 1 else distances[0][key]
         error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
         entries.append({**row._asdict(), "evaluations": row.sampler.evaluations, "mean": mean(values), "error": error})
     best = min(entry["mean"] for entry in entries)
