@@ -144,7 +144,7 @@ class Bench:
             torch.manual_seed(seed)
             stage = DiffusionStage(
                 build_denoiser(config, vae), vae, self.train, self.held_out, cache, self.accelerator.device,
-                config.diffusion,
+                config.diffusion, images=self.images,
             )  # fmt: skip
             trainer = self.trainer(stage, config.diffusion_training, self.images, Path(scratch), seed)
             pipeline = BetaDiffusionPipeline(vae=vae, denoiser=stage.finish(trainer.fit()))

@@ -420,6 +420,18 @@ def test_accumulated_parts_are_the_same_step_for_importance(setting, tmp_path):
     assert torch.allclose(*records, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("prediction", "far"), [("flow_map", [0, 0, 1, 1]), ("any_step", [1, 1, 1, 1])])
+def test_a_flow_map_learns_the_velocity_alone_for_six_tenths_of_its_training(setting, tmp_path, prediction, far):
+    images, vae, cache = setting
+    model = trainer(setting, tmp_path, prediction=prediction).stage.model
+    options = DiffusionConfig(prediction=prediction)
+    stage = DiffusionStage(model, copy.deepcopy(vae), images, images, cache, CPU, options, images=100)
+    for seen, some in zip((0, 59, 60, 99), far, strict=True):
+        stage.begin(seen)
+        t, s, _ = stage.draw(1_000, torch.Generator().manual_seed(0))
+        assert bool((t - s > NEAR).any()) == bool(some)
+
+
 @pytest.mark.parametrize(
     "design", [{"channels": (8, 16)}, {"block": "resnet", "channels": (8, 16), "attention_resolutions": (8,)}]
 )

@@ -15,20 +15,23 @@ EncodingPath = Callable[[Tensor], tuple[Tensor, Tensor]]  # of the images of a b
 
 NEAR = 2e-3  # shorter steps are trained on df/dt, their limit: float32 does not resolve the difference
 NEAR_SHARE = 0.5  # of all steps of predictions that see s
+LONG_FROM = 0.6  # of the training of a flow map, which learns the velocity alone until then: long steps are made of it
 FAR_WEIGHT = 3.0  # of a flow map's target that is its own, which has no noise; ten lets it drift from the ODE's
 
 
-def levels_to_go_to(prediction: str, t: Tensor, generator: torch.Generator) -> Tensor:
+def levels_to_go_to(prediction: str, t: Tensor, generator: torch.Generator, done: float = 1.0) -> Tensor:
     """s (B,) for levels t (B,), on the CPU: where it matters half next to t, half t (1 - u^2), u uniform.
 
-    Short steps are the many, since a flow map learns long ones from them.
+    Short steps are the many, since a flow map learns long ones from them: it has no others until `LONG_FROM` of its
+    training is `done`.
     """
     if prediction == "paper":
         return t - PAPER_STEP
     if prediction not in STEPS:
         return t - 1  # any step: delta is minus the velocity over this one
     u = torch.rand(2, len(t), generator=generator)
-    return torch.where(u[0] < NEAR_SHARE, t - NEAR / 2, torch.minimum(t * (1 - u[1].square()), t - NEAR / 2))
+    near = 1.0 if prediction == "flow_map" and done < LONG_FROM else NEAR_SHARE
+    return torch.where(u[0] < near, t - NEAR / 2, torch.minimum(t * (1 - u[1].square()), t - NEAR / 2))
 
 
 def denoising_errors(

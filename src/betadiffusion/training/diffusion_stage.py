@@ -40,8 +40,9 @@ class DiffusionStage:
 
     `options`: weights, levels and how df/dt is had, by default `DiffusionConfig`'s. `conditions`: those of
     the training and of the held-out images, for a model that is asked for something. `calibrate`: set the moments
-    that the model counts on, from training images. What only training needs is `model.in_training`, until `finish`
-    takes it off. Raises ValueError for options that do not go together.
+    that the model counts on, from training images. `images`: of the whole training, which a flow map begins with short
+    steps; 0 where it does not. What only training needs is `model.in_training`, until `finish` takes it off. Raises
+    ValueError for options that do not go together.
     """
 
     name = "diffusion"
@@ -57,7 +58,9 @@ class DiffusionStage:
         options: DiffusionConfig | None = None,
         conditions: Sequence[Conditions] | None = None,
         calibrate: bool = True,
+        images: int = 0,
     ) -> None:
+        self.images, self.done = images, 1.0
         self.model, self.train, self.cache, self.device = model, train, cache, device
         self.conditions, self.held_out_conditions = conditions or (None, None)
         self.prediction: str = model.config.prediction
@@ -85,11 +88,15 @@ class DiffusionStage:
         f, v = (torch.stack(values, dim=1) for values in zip(*pairs, strict=True))
         self.model.preconditioning.calibrate(self.vae.sigma_curve.mean_log_values(), f, v)
 
+    def begin(self, images: int) -> None:
+        """Begins the training step after so many images."""
+        self.done = images / self.images if self.images else 1.0
+
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Levels t and s (batch,) and eps, and what is drawn of the conditions where there are any."""
         t = self._levels(spread_levels(batch, generator))
         eps = torch.randn(batch, *self.vae.latent_shape, generator=generator)
-        draws = t, levels_to_go_to(self.prediction, t, generator), eps
+        draws = t, levels_to_go_to(self.prediction, t, generator, self.done), eps
         return draws if self.conditions is None else (*draws, self.conditions.draw(batch, generator))
 
     def _levels(self, u: Tensor) -> Tensor:

@@ -69,8 +69,10 @@ def run(config: RunConfig) -> Path:
         vae = trained_vae(config)
         denoiser = build_denoiser(config, vae, conditions[0].spec if conditions else None)
         cache = make_cache(config, vae.to(accelerator.device), train, accelerator)
-        device, options = accelerator.device, config.diffusion
-        stage = DiffusionStage(denoiser, vae, train, held_out, cache, device, options, conditions)
+        stage = DiffusionStage(
+            denoiser, vae, train, held_out, cache, accelerator.device, config.diffusion, conditions,
+            images=config.diffusion_training.images,
+        )  # fmt: skip
         identity = {
             "vae": settings(vae), "denoiser": settings(denoiser), "cache": config.cache.levels,
             "diffusion": config.diffusion,
