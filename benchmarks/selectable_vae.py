@@ -1,7 +1,7 @@
 """One VAE for every beta against one VAE for each: is a single network as good as those that know one beta only?
 
     python benchmarks/selectable_vae.py --data shapes [--images 200000] [--one-images N] [--start-power 4]
-        [--power 1] [--sigma-from level] [--no-gates] [--alone] [--out DIR]
+        [--power 1] [--free-nats 0] [--sigma-from level] [--no-gates] [--alone] [--out DIR]
 
 Trains the multi-beta VAE over all levels, and one of the same backbone for each of 8 levels, every one on the same
 number of images (or the one on N of them); then a plain beta-VAE, whose networks know no level, for a tenth of them,
@@ -57,12 +57,13 @@ def configured(options: argparse.Namespace, name: str, levels: list[float]) -> R
     """A run of stage "vae": at all levels, or at those given."""
     config = RunConfig(stages=["vae"], seed=options.seed, out=str(options.out / name), cpu=options.cpu)
     config.data = DataConfig(options.data, options.size, limit=options.limit)
-    config.vae.sigma_from, config.vae.gates = options.sigma_from, options.gates
+    config.vae.sigma_from, config.vae.gates, config.levels.free_nats = options.sigma_from, options.gates, 0.0
     if levels:
         config.levels.distribution, config.levels.values = "grid", levels
     images = options.images
     if name.startswith("one"):
         config.levels.start_power, config.levels.power = options.start_power, options.power
+        config.levels.free_nats = options.free_nats
         images = options.one_images or images
     training = config.vae_training
     training.images, training.validate_images, training.checkpoint_images = images, images // 2, images // 4
@@ -200,6 +201,7 @@ def main() -> None:
     parser.add_argument("--one-images", type=int, help="that the one model sees instead")
     parser.add_argument("--start-power", type=float, default=4.0, help="levels.start_power of the one model")
     parser.add_argument("--power", type=float, default=1.0, help="levels.power of the one model")
+    parser.add_argument("--free-nats", type=float, default=0.0, help="levels.free_nats of the one model")
     parser.add_argument("--sigma-from", default="image", help="vae.sigma_from of all: level, channel or image")
     parser.add_argument("--gates", action=argparse.BooleanOptionalAction, default=True, help="vae.gates of all")
     parser.add_argument("--alone", action="store_true", help="the one alone, without the dedicated models")
@@ -209,8 +211,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/selectable"))
     options = parser.parse_args()
     longer = f"-{options.one_images}" if options.one_images else ""
-    end = f"-power-{options.power:g}" if options.power != 1 else ""
-    ours = trained(options, f"one-start-power-{options.start_power:g}{end}{longer}", [])
+    powers = f"{options.start_power:g}-to-{options.power:g}"
+    ours = trained(options, f"one-powers-{powers}-free-{options.free_nats:g}{longer}", [])
     runs = [] if options.alone else [trained(options, f"level-{level:.3f}", [level]) for level in options.levels]
     config = load_config(ours)
     splits = load_split(config.data, options.size, config.seed)

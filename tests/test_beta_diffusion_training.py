@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from betadiffusion.cli import checks, commands, parsing
 from betadiffusion.cli.main import main
 from betadiffusion.data import Subset, load
+from betadiffusion.gaussian import standard_normal_kl
 from betadiffusion.models.beta_diffusion import BetaDiffusionAutoencoder
 from betadiffusion.models.presets import beta_diffusion_preset
 from betadiffusion.objectives import multi_beta_objective
@@ -509,6 +510,27 @@ def test_the_weight_of_the_kl_rises_in_training_and_is_whole_in_validation(image
     assert torch.equal(losses[100], losses[1000])
     assert torch.allclose(losses[25] - losses[0], (losses[100] - losses[0]) / 4, rtol=1e-3)
     assert torch.equal(losses[100], VAEStage(built, images, images, CPU).losses(built, indices, draws))
+
+
+def test_free_nats_come_at_three_tenths_of_a_training_and_are_gone_at_eight(images, tmp_path):
+    built, draws = model(), (torch.tensor([0.0, 0.5]), torch.randn(2, *model().latent_shape))
+    losses = {}
+    for free in (0.0, 2.0):
+        stage = VAEStage(built, images, images, CPU, levels=LevelsConfig(free_nats=free), images=1000)
+        validated = stage.validate(built, 0, tmp_path)
+        for seen in (0, 299, 300, 550, 800, 1000):
+            stage.begin(seen)
+            losses[free, seen] = stage.losses(built, np.arange(2), draws)
+            assert stage.validate(built, 0, tmp_path) == validated
+    x = torch.from_numpy(images.images(np.arange(2))) / 127.5 - 1
+    out = built(x, *draws)
+    weight = built.schedule(draws[0]).kl / x[0].numel()
+    kl = standard_normal_kl(out.mean, out.sigma)
+    for seen, left in ((0, 0.0), (299, 0.0), (300, 1.0), (550, 0.5), (800, 0.0), (1000, 0.0)):
+        free = 2 * left * torch.tensor([1.0, 0.5**4])  # (1 - t)^4 of it
+        more = weight * (standard_normal_kl(out.mean, out.sigma, free) - kl)
+        assert torch.allclose(losses[2.0, seen] - losses[0.0, seen], more, atol=1e-6)
+        assert (more[0] > 1e-4) == (left > 0)
 
 
 def test_low_levels_come_first(images):

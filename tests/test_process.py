@@ -32,6 +32,16 @@ def test_a_scalar_sigma_holds_for_the_whole_batch():
     assert torch.allclose(standard_normal_kl(mean, torch.tensor(0.3)), standard_normal_kl(mean, torch.full((4,), 0.3)))
 
 
+def test_each_dimension_counts_at_least_what_is_free():
+    """Free bits change neither the KL nor its gradient where every dimension is above them, and leave none below."""
+    mean, sigma = torch.tensor([[3.0, 0.1], [2.0, -0.2]], requires_grad=True), torch.tensor([[0.5, 0.99], [0.4, 1.0]])
+    free = torch.tensor([0.5, 0.0])
+    kl = standard_normal_kl(mean, sigma, free)
+    of_each = [standard_normal_kl(mean[:, i : i + 1], sigma[:, i : i + 1]) for i in range(2)]
+    torch.testing.assert_close(kl, torch.stack([of_each[0][0] + 0.5, of_each[0][1] + of_each[1][1]]))
+    assert torch.equal(torch.autograd.grad(kl.sum(), mean)[0], torch.tensor([[3.0, 0.0], [2.0, -0.2]]))
+
+
 def test_objective_is_equation_4_written_out():
     x, x_hat = torch.randn(3, 1, 2, 2, generator=G), torch.randn(3, 1, 2, 2, generator=G)
     mean, sigma, s = torch.randn(3, 5, generator=G), torch.tensor([0.1, 0.5, 1.0]), torch.tensor([0.2, 0.3, 0.4])

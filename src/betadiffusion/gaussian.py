@@ -19,11 +19,15 @@ def expand_as(scale: Tensor, x: Tensor) -> Tensor:
     return scale.reshape(scale.shape + (1,) * (x.ndim - scale.ndim)) if scale.ndim else scale
 
 
-def standard_normal_kl(mean: Tensor, sigma: Tensor) -> Tensor:
-    """KL( N(mean, sigma^2 I) || N(0, I) ) in nats: mean (B, ...), sigma (B,) or () or like mean; returns (B,)."""
+def standard_normal_kl(mean: Tensor, sigma: Tensor, free: Tensor | None = None) -> Tensor:
+    """KL( N(mean, sigma^2 I) || N(0, I) ) in nats: mean (B, ...), sigma (B,) or () or like mean; returns (B,).
+
+    With `free` (B,) each dimension counts at least that much (free bits; Kingma et al. 2016).
+    """
     variance = expand_as(sigma, mean).square()
-    # 1/2 sum( mu^2 + sigma^2 - 1 - log sigma^2 )
-    return 0.5 * sum_over_sample(mean.square() + (variance - 1 - variance.log()).expand_as(mean))
+    # 1/2 ( mu^2 + sigma^2 - 1 - log sigma^2 )
+    kl = 0.5 * (mean.square() + (variance - 1 - variance.log()).expand_as(mean))
+    return sum_over_sample(kl if free is None else torch.maximum(kl, expand_as(free, kl)))
 
 
 def gaussian_kl(mean_q: Tensor, variance_q: Tensor, mean_p: Tensor, variance_p: Tensor) -> Tensor:

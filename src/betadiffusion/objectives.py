@@ -20,13 +20,23 @@ class VAETerms(NamedTuple):
 
 
 def multi_beta_objective(
-    x: Tensor, x_hat: Tensor, mean: Tensor, sigma: Tensor, pixel_sigma: Tensor, weights: Weights
+    x: Tensor,
+    x_hat: Tensor,
+    mean: Tensor,
+    sigma: Tensor,
+    pixel_sigma: Tensor,
+    weights: Weights,
+    free: Tensor | None = None,
 ) -> VAETerms:
-    """Negative objective of Eq. 4: x, x_hat (B,C,H,W); mean (B,...); sigma, pixel_sigma and weights (B,)."""
+    """Negative objective of Eq. 4: x, x_hat (B,C,H,W); mean (B,...); sigma, pixel_sigma and weights (B,).
+
+    `free` (B,): nats that each latent dimension has for nothing, in the loss alone.
+    """
     # w_rec [ D/2 log(2 pi s^2) + |x - x_hat|^2 / (2 s^2) ] + w_kl KL( N(f, sigma^2 I) || N(0, I) )      (Eq. 4)
     reconstruction = -log_density(x, x_hat, pixel_sigma)
     rate = standard_normal_kl(mean, sigma)
-    loss = weights.rec * reconstruction + weights.kl * rate
+    paid = rate if free is None else standard_normal_kl(mean, sigma, free)
+    loss = weights.rec * reconstruction + weights.kl * paid
     return VAETerms(loss, reconstruction, rate, sum_over_sample((x - x_hat).square()))
 
 

@@ -17,6 +17,7 @@ MAY_BE_ZERO = {
     "seed", "dropout", "adam_betas", "weight_decay", "warmup_images", "levels", "limit_gb", "values", "l1", "lpips",
     "adversarial", "start_images", "kl_warmup_images", "mask", "noise", "curvature", "logit_mean", "l2", "max_level",
     "walked", "alpha", "commitment", "code_mmd", "code_kl", "entropy", "base_level", "level_channels", "muon_rate",
+    "free_nats",
 }  # fmt: skip
 BELOW = {"dropout": 1, "mask": 1, "adam_betas": 1, "seed": 2**63}
 STAGES = ["vae", "diffusion", "joint", "decoder", "report"]
@@ -207,6 +208,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
         (not grid, ["levels.betas", "levels.values"], "unless levels.distribution is 'grid'"),
         (config.levels.distribution != "stratified", powers, "unless levels.distribution is 'stratified'"),
         (uneven, ["levels.start_power"], "with stage 'joint', whose denoiser needs all levels alike"),
+        (joint, ["levels.free_nats"], "with stage 'joint', which opens no dimensions"),
         (not sharper.lpips, ["perceptual.lpips_weights"], "with perceptual.lpips 0"),
         (not sharper.adversarial, ["perceptual.start_images", "perceptual.channels"], "with perceptual.adversarial 0"),
         (True, ["diffusion_training.encoder_rate"], "with the VAE frozen then"),

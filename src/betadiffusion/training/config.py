@@ -130,8 +130,10 @@ class LevelsConfig:
         values: the grid, as levels from 0 to 1.
         power: "stratified" levels are u^power, u uniform: above 1 low levels, with most to learn, come more often.
         start_power: the power of the first image, from which it goes to `power` evenly by the last one: what low levels
-            learn is of use to all, and high levels learn soon. Below 1 (0.25, with `power` 3) high levels come first,
+            learn is of use to all, and high levels learn soon. Below 1 (0.25, with `power` 4) high levels come first,
             whose axes are nearer to factors.
+        free_nats: rate that each latent dimension has for nothing, so that low levels open those that high ones, which
+            came first, have shut (free bits): (1-t)^4 of it at level t, from 0.3 of the training, falling to 0 at 0.8.
         kl_warmup_images: images over which the KL's weight rises from 0 to the schedule's; without it a decoder that
             has not learned yet may lose the latent for good at every level.
     """
@@ -141,6 +143,7 @@ class LevelsConfig:
     values: list[float] | None = None
     power: float = 1.0
     start_power: float = 4.0
+    free_nats: float = 0.0
     kl_warmup_images: int = 0
 
 

@@ -27,6 +27,7 @@ BETA_LEVELS = tuple(i / 8 for i in range(9))  # of beta-Diffusion: even in log b
 VALIDATION_IMAGES = 256
 CURVED_STEP = 0.02  # between the three levels that tell how f bends
 CURVED_SHARE = 4  # one image in so many has its path looked at
+FREE_FROM, FREE_UNTIL = 0.3, 0.8  # of the training
 CALIBRATION_IMAGES = 64  # each gives a sample per token and channel
 PICTURES = 8
 
@@ -36,7 +37,8 @@ class VAEStage:
 
     `levels`: how they are drawn, uniformly by default. `perceptual` and `path`: terms beside Eq. 4, none by default.
     `features`: those of the training images under a frozen encoder, in its place. `pretext`: what beta-Diffusion does
-    not see. `images`: of the whole training, over which `levels.start_power` goes to `levels.power`; 0 for the latter.
+    not see. `images`: of the whole training, over which `levels.start_power` goes to `levels.power`, and on which
+    `levels.free_nats` depends; 0 for the last power, and nothing free.
     """
 
     name = "vae"
@@ -62,6 +64,7 @@ class VAEStage:
         levels = levels or LevelsConfig()
         self.level_draw = LevelDraw(levels, model.schedule, images)
         self.kl_warmup, self.kl_share = levels.kl_warmup_images, 1.0
+        self.images, self.first_free_nats, self.free_nats = images, levels.free_nats, 0.0
         self.perceptual: Perceptual | None = None
         self.opponent: Adversary | None = None
         if perceptual is not None and (perceptual.l1 or perceptual.lpips):
@@ -76,6 +79,9 @@ class VAEStage:
         """Begins the training step after so many images."""
         self.level_draw.begin(images)
         self.kl_share = min(1.0, images / self.kl_warmup) if self.kl_warmup else 1.0
+        done = images / self.images if self.images else 1.0
+        left = max(0.0, (FREE_UNTIL - done) / (FREE_UNTIL - FREE_FROM))
+        self.free_nats = left * self.first_free_nats if done >= FREE_FROM else 0.0
         if self.opponent is not None:
             self.opponent.begin(images)
 
@@ -95,7 +101,8 @@ class VAEStage:
         if self.features is not None:
             given["features"] = self.features.at(indices, self.device)
         out = model(x, t, eps, **given)
-        terms, pixels = self._terms(x, t, out, self.kl_share), x[0].numel()
+        free = self.free_nats * (1 - t) ** 4 if self.free_nats else None
+        terms, pixels = self._terms(x, t, out, self.kl_share, free), x[0].numel()
         losses = terms.loss / pixels
         extra = 0.0 if self.perceptual is None else self.perceptual(x, out.x_hat)
         if self.perceptual is not None:
@@ -114,13 +121,15 @@ class VAEStage:
             losses = losses.index_add(0, few, curvature(self.model, some, t[few]).to(losses), alpha=share)
         return losses
 
-    def _terms(self, x: Tensor, t: Tensor, out: VAEOutput, kl_share: float = 1.0) -> VAETerms:
+    def _terms(
+        self, x: Tensor, t: Tensor, out: VAEOutput, kl_share: float = 1.0, free: Tensor | None = None
+    ) -> VAETerms:
         weights = self.model.schedule(t)
         weights = weights._replace(kl=kl_share * weights.kl)
         if self.model.config.get("balance", False):
             # |x - x_hat|^2 / (2 s^2) + beta / (2 s^2) KL: beta-Diffusion's loss of a level in units of its own error
             weights = weights._replace(kl=weights.kl / (2 * out.pixel_sigma.detach().square()))
-        return multi_beta_objective(x, out.x_hat, out.mean, out.sigma, out.pixel_sigma, weights)
+        return multi_beta_objective(x, out.x_hat, out.mean, out.sigma, out.pixel_sigma, weights, free)
 
     def validate(self, model: nn.Module, images: int, folder: Path) -> dict[str, float]:
         """Per level: rate in nats, mean squared error per pixel, objective per pixel; a grid of reconstructions."""
