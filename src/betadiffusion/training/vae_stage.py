@@ -64,7 +64,7 @@ class VAEStage:
         levels = levels or LevelsConfig()
         self.level_draw = LevelDraw(levels, model.schedule, images)
         self.kl_warmup, self.kl_share = levels.kl_warmup_images, 1.0
-        self.images, self.first_free_nats, self.free_nats = images, levels.free_nats, 0.0
+        self.images, self.done, self.free_nats = images, 1.0, levels.free_nats
         self.perceptual: Perceptual | None = None
         self.opponent: Adversary | None = None
         if perceptual is not None and (perceptual.l1 or perceptual.lpips):
@@ -79,9 +79,7 @@ class VAEStage:
         """Begins the training step after so many images."""
         self.level_draw.begin(images)
         self.kl_share = min(1.0, images / self.kl_warmup) if self.kl_warmup else 1.0
-        done = images / self.images if self.images else 1.0
-        left = max(0.0, (FREE_UNTIL - done) / (FREE_UNTIL - FREE_FROM))
-        self.free_nats = left * self.first_free_nats if done >= FREE_FROM else 0.0
+        self.done = images / self.images if self.images else 1.0
         if self.opponent is not None:
             self.opponent.begin(images)
 
@@ -101,8 +99,7 @@ class VAEStage:
         if self.features is not None:
             given["features"] = self.features.at(indices, self.device)
         out = model(x, t, eps, **given)
-        free = self.free_nats * (1 - t) ** 4 if self.free_nats else None
-        terms, pixels = self._terms(x, t, out, self.kl_share, free), x[0].numel()
+        terms, pixels = self._terms(x, t, out, self.kl_share, self._free(t)), x[0].numel()
         losses = terms.loss / pixels
         extra = 0.0 if self.perceptual is None else self.perceptual(x, out.x_hat)
         if self.perceptual is not None:
@@ -120,6 +117,12 @@ class VAEStage:
             share = self.curvature * len(x) / len(few)
             losses = losses.index_add(0, few, curvature(self.model, some, t[few]).to(losses), alpha=share)
         return losses
+
+    def _free(self, t: Tensor) -> Tensor | None:
+        """Nats that a latent dimension has for nothing now, (B,) at levels t (B,); None for none."""
+        if not self.free_nats or not FREE_FROM <= self.done < FREE_UNTIL:
+            return None
+        return self.free_nats * (FREE_UNTIL - self.done) / (FREE_UNTIL - FREE_FROM) * (1 - t) ** 4
 
     def _terms(
         self, x: Tensor, t: Tensor, out: VAEOutput, kl_share: float = 1.0, free: Tensor | None = None
