@@ -115,7 +115,8 @@ def judged(run: Path, count: int) -> tuple[RunConfig, BetaDiffusionPipeline, Jud
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     train, held_out = load_split(config.data, pipeline.vae.image_shape[-1], config.seed)
     extractor = make_extractor(train, held_out, config, pipeline.device)
-    judge = Judge(extractor, train.images(np.arange(2 * count)), held_out.images(np.arange(count)))
+    real = held_out.images(np.arange(min(count, len(held_out))))
+    judge = Judge(extractor, train.images(np.arange(2 * count)), real)
     return config, pipeline, judge, frechet_name(extractor)
 
 
@@ -126,7 +127,7 @@ def measure(run: Path, wanted: list[Row], noises: int, numbers: dict[str, Any], 
     if not missing:
         return
     config, pipeline, judge, features = judged(run, count := numbers["count"])
-    known |= {"floor": judge.floor, "features": features}
+    known |= {"floor": judge.floor, "held_out": len(judge.images), "features": features}
     for row, noise in tqdm(missing, desc=str(run)):
         levels = walk_levels(pipeline.denoiser, pipeline.vae.schedule, row.clock, row.steps)
         seeded = dataclasses.replace(config, seed=config.seed + noise * SEEDS_OF_A_NOISE)
@@ -179,8 +180,8 @@ def chart(summary: list[dict[str, Any]], numbers: dict[str, Any], runs: list[str
         label = method if method == "algorithm2" else f"{method}, {', '.join(key)}"
         x, y, e = ([point[name] or 0 for point in points] for name in ("evaluations", "mean", "error"))
         ax.errorbar(x, y, e, fmt="o-", markersize=4, capsize=2, label=label)
-    floor = mean(numbers["runs"][run]["floor"] for run in runs)
-    ax.axhline(floor, color="grey", linestyle=":", label="held-out images themselves")
+    floor, held_out = mean(numbers["runs"][run]["floor"] for run in runs), numbers["runs"][runs[0]]["held_out"]
+    ax.axhline(floor, color="grey", linestyle=":", label=f"{held_out:,} held-out images themselves")
     ax.axhline(min(entry["mean"] for entry in summary), color="black", linestyle="--", linewidth=1, label="best of all")
     ax.set_xscale("log")
     log_y(ax)
@@ -189,7 +190,7 @@ def chart(summary: list[dict[str, Any]], numbers: dict[str, Any], runs: list[str
     ax.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8)
     ax.xaxis.set_minor_locator(NullLocator())
     features = numbers["runs"][runs[0]]["features"]
-    label_axes(ax, "network evaluations", features, "Distance of samples to real images")
+    label_axes(ax, "network evaluations", features, f"Distance of {numbers['count']:,} samples to real images")
     return figure
 
 
