@@ -246,8 +246,9 @@ def test_contrasts_are_the_fisher_direction_and_the_difference_of_means():
     assert (logistic.name, logistic.kind, means.name, means.kind) == ("age", "logistic", "age-means", "means")
     total = COVARIANCE + SIGMA**2 * np.eye(3)
     fisher = np.linalg.solve(total, SHIFT)  # of codes as they are drawn, noise and all
-    assert cosine(logistic, fisher) > 0.995
-    assert cosine(logistic, np.linalg.solve(COVARIANCE, SHIFT)) < 0.8  # not that of the means
+    units = np.diag(total) + 0.25 * SHIFT**2  # squared, over both kinds: a normal of standardised codes, walked in them
+    assert cosine(logistic, units * fisher) > 0.995
+    assert cosine(logistic, units * np.linalg.solve(COVARIANCE, SHIFT)) < 0.9  # not that of the means
     assert cosine(means, SHIFT) > 0.995
     for found, along in ((logistic, fisher), (means, SHIFT)):
         distance = along @ SHIFT / math.sqrt(along @ total @ along)  # between the two kinds, in deviations
@@ -256,6 +257,16 @@ def test_contrasts_are_the_fisher_direction_and_the_difference_of_means():
         unit /= np.linalg.norm(unit)
         spread = math.sqrt(unit @ (total + 0.25 * np.outer(SHIFT, SHIFT)) @ unit)  # over both kinds
         assert found.vector.norm().item() == pytest.approx(spread, rel=0.02)
+
+
+def test_contrasts_do_not_depend_on_the_units_of_the_latents():
+    (train, has), (test, test_has) = gaussian_codes(2_000, 0), gaussian_codes(2_000, 1)
+    units = np.array([0.1, 1.0, 30.0])
+    own = named.contrast(named.Codes(0.5, (3, 1, 1), train, test, 0.0), "x", has, test_has)
+    other = named.contrast(named.Codes(0.5, (3, 1, 1), units * train, units * test, 0.0), "x", has, test_has)
+    for a, b in zip(own, other, strict=True):
+        assert cosine(b, units * a.vector.flatten().double().numpy()) > 0.9999
+    assert other[0].score == pytest.approx(own[0].score, abs=1e-3)  # by the regression
 
 
 def test_labels_that_mean_nothing_separate_nothing():

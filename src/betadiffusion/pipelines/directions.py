@@ -31,7 +31,8 @@ class Direction:
 
     vector: shaped like the latent (C,h,w), its norm one standard deviation of drawn codes along it.
     score: on images that it was not computed from: the share of the means' variance along it (kinds "pca", "disco"), or
-    the AUROC of drawn codes along it, of images that have what is named against images that have not.
+    the AUROC of drawn codes, of images that have what is named against images that have not: along it, and for kind
+    "logistic" by the regression.
     count: images that it was computed from.
     """
 
@@ -109,8 +110,9 @@ def along(codes: Codes, kind: Literal["pca", "disco"], vectors: np.ndarray) -> l
 def contrast(codes: Codes, name: str, has: np.ndarray, test_has: np.ndarray) -> list[Direction]:
     """From images without something to images with it: has (N,), test_has (M,) 1, 0, or -1 to leave out.
 
-    "NAME" is the normal of a logistic regression, "NAME-means" the difference of the two means: the first changes
-    little else, the second also what goes along with it. Raises ValueError where either kind of image is missing.
+    "NAME" is the normal of a logistic regression on standardised codes, walked along in their units, since a code may
+    move far where codes spread far; "NAME-means" is the difference of the two means. The first changes little else, the
+    second also what goes along with it. Raises ValueError where either kind of image is missing.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -121,10 +123,12 @@ def contrast(codes: Codes, name: str, has: np.ndarray, test_has: np.ndarray) -> 
     drawn, y = codes.drawn(codes.train)[has >= 0], has[has >= 0]
     scale = drawn.std(axis=0)
     model = LogisticRegression(C=1 / REGULARISATION, class_weight="balanced", max_iter=1000)
-    normal = model.fit(drawn / scale, y).coef_[0] / scale
+    normal = model.fit(drawn / scale, y).coef_[0]
     means = codes.train[has == 1].mean(axis=0) - codes.train[has == 0].mean(axis=0)
-    found: list[tuple[str, Kind, np.ndarray]] = [(name, "logistic", normal), (f"{name}-means", "means", means)]
-    return [codes.direction(n, kind, v, codes.auroc(v, test_has), len(y)) for n, kind, v in found]
+    return [
+        codes.direction(name, "logistic", normal * scale, codes.auroc(normal / scale, test_has), len(y)),
+        codes.direction(f"{name}-means", "means", means, codes.auroc(means, test_has), len(y)),
+    ]
 
 
 def slope(codes: Codes, name: str, values: np.ndarray, test_values: np.ndarray) -> Direction:
