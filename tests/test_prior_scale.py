@@ -12,9 +12,11 @@ from betadiffusion.app import actions
 from betadiffusion.app.actions import Walk
 from betadiffusion.app.runs import Run
 from betadiffusion.data import Subset, load
+from betadiffusion.evaluation.directions import find_directions
 from betadiffusion.evaluation.encoders import Encoder
 from betadiffusion.gaussian import gaussian_kl, standard_normal_kl
 from betadiffusion.objectives import multi_beta_objective
+from betadiffusion.pipelines.directions import Codes, slope
 from betadiffusion.pipelines.refinement import elbo
 from betadiffusion.report.curves import level_curves
 from betadiffusion.report.generate import default_sampler, samples
@@ -138,6 +140,22 @@ def test_evaluation_takes_codes_in_units_of_the_prior(images, x):
     mean, sigma = Encoder("vae", vae, (3, 16, 16)).codes(images, LEVEL)
     np.testing.assert_allclose(mean, out.mean.flatten(1), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(sigma, out.sigma.flatten(1), rtol=1e-5)
+
+
+def test_a_direction_is_scaled_as_the_latents_are_that_it_moves(images):
+    vae = channelwise()
+    pipeline = BetaDiffusionPipeline(vae)
+    mean, sigma = Encoder("vae", vae, (3, 16, 16)).codes(images, LEVEL)
+    (found,) = find_directions(pipeline, images, images, LEVEL, factors=[images.factor_names[0]])
+    unscaled = (found.vector / vae.prior_scale(torch.tensor(LEVEL))).flatten().double().numpy()
+    hues = images.factors(np.arange(len(images)))[:, 0]
+    own = slope(Codes(LEVEL, vae.latent_shape, mean, mean, sigma), "own", hues, hues)
+    np.testing.assert_allclose(unscaled, own.vector.flatten(), rtol=1e-4, atol=1e-6)
+    x = images.images(np.arange(2))
+    moved = pipeline.edit(x, found.vector, 2.0, LEVEL, denoise=False, code="mean", output_type="pt").images
+    z = pipeline.encode(x, LEVEL) + 2 * vae.prior_scale(torch.tensor(LEVEL)) * own.vector
+    expected = (vae.decode(z, torch.tensor(LEVEL)) / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_explorer_counts_nats_to_the_prior(tmp_path, pixels, x):

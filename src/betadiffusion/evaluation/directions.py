@@ -1,6 +1,7 @@
 """Directions from what is known of a set of images: its attributes, factors and labels."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,7 +28,8 @@ def find_directions(
 
     pca: how many principal components. attributes, factors: names, or "all"; a factor gives the slope of the codes on
     its values, as NAME:LOW:HIGH the contrast of two of them. labels: one contrast for each class, by its name or
-    number. disco: directions (K,d) that are known already. Raises ValueError for what the images have not, and as
+    number. disco: directions (K,d) that are known already. They are computed from codes in units of the prior, and
+    scaled as its latents are, for `edit` to add. Raises ValueError for what the images have not, and as
     `pipelines.directions` does.
     """
     contrasts = {**_attributes(train, held_out, attributes), **(_labels(train, held_out) if labels else {})}
@@ -43,12 +45,14 @@ def find_directions(
     encoder = Encoder("run", pipeline.vae, pipeline.vae.image_shape, device=pipeline.device)
     (mean, sigma), (test, _) = (encoder.codes(part, level, progress=True) for part in (train, held_out))
     codes = Codes(level, pipeline.vae.latent_shape, mean, test, 0.0 if sigma is None else sigma)
+    scale = encoder.prior_scale(level).cpu().expand(codes.shape)
     found = principal(codes, pca) if pca else []
     if disco is not None:
-        found += along(codes, "disco", disco)
+        found += along(codes, "disco", disco / scale.flatten().numpy())
     for name, pair in contrasts.items():
         found += contrast(codes, name, *pair)
-    return found + [slope(codes, name, *pair) for name, pair in slopes.items()]
+    found += [slope(codes, name, *pair) for name, pair in slopes.items()]
+    return [replace(direction, vector=scale * direction.vector) for direction in found]
 
 
 def _attributes(train: Subset, held_out: Subset, names: Sequence[str]) -> dict[str, Pair]:

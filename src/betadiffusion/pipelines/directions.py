@@ -2,7 +2,8 @@
 
 A direction's vector has the norm of one standard deviation, along it, of codes drawn from q(z|x;t) over all images: a
 strength of 2 moves a code by two of them, whatever the level. Where the posterior has closed, that is the noise's own
-scale, and not the little that is left of the means.
+scale, and not the little that is left of the means. Where the prior has a scale of each channel, codes are measured in
+its units, and the vector is scaled as the latent is.
 """
 
 import json
@@ -29,7 +30,7 @@ REGULARISATION = 100.0  # of the logistic regression, on standardised codes: lat
 class Direction:
     """A direction at one level.
 
-    vector: shaped like the latent (C,h,w), its norm one standard deviation of drawn codes along it.
+    vector: shaped like the latent (C,h,w), its norm, in units of the prior, one standard deviation of drawn codes.
     score: on images that it was not computed from: the share of the means' variance along it (kinds "pca", "disco"), or
     the AUROC of drawn codes, of images that have what is named against images that have not: along it, and for kind
     "logistic" by the regression.
