@@ -144,9 +144,10 @@ def test_evaluation_takes_codes_in_units_of_the_prior(images, x):
 
 def test_a_direction_is_scaled_as_the_latents_are_that_it_moves(images):
     vae = channelwise()
-    pipeline = BetaDiffusionPipeline(vae)
+    pipeline = BetaDiffusionPipeline(vae.requires_grad_(True))
     mean, sigma = Encoder("vae", vae, (3, 16, 16)).codes(images, LEVEL)
     (found,) = find_directions(pipeline, images, images, LEVEL, factors=[images.factor_names[0]])
+    vae.requires_grad_(False)
     unscaled = (found.vector / vae.prior_scale(torch.tensor(LEVEL))).flatten().double().numpy()
     hues = images.factors(np.arange(len(images)))[:, 0]
     own = slope(Codes(LEVEL, vae.latent_shape, mean, mean, sigma), "own", hues, hues)

@@ -60,6 +60,7 @@ class Encoder:
             not hasattr(self.model, "sigma") or getattr(self.model.config, "sigma_from", "level") != "level"
         )
 
+    @torch.no_grad()
     def prior_scale(self, level: float) -> Tensor:
         """The scale of the model's prior at a level, to multiply its latents by; 1 where the prior is N(0, I)."""
         if not hasattr(self.model, "prior_scale"):
