@@ -1,6 +1,7 @@
 """Algorithms 4 and 5, and directions: ends, inverses, and Gaussian codes whose best directions are known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -246,9 +247,10 @@ def test_contrasts_are_the_fisher_direction_and_the_difference_of_means():
     assert (logistic.name, logistic.kind, means.name, means.kind) == ("age", "logistic", "age-means", "means")
     total = COVARIANCE + SIGMA**2 * np.eye(3)
     fisher = np.linalg.solve(total, SHIFT)  # of codes as they are drawn, noise and all
-    units = np.diag(total) + 0.25 * SHIFT**2  # squared, over both kinds: a normal of standardised codes, walked in them
-    assert cosine(logistic, units * fisher) > 0.995
-    assert cosine(logistic, units * np.linalg.solve(COVARIANCE, SHIFT)) < 0.9  # not that of the means
+    variance = torch.from_numpy(np.diag(total) + 0.25 * SHIFT**2).reshape(3, 1, 1)  # of each latent, over both kinds
+    normal = replace(logistic, vector=logistic.vector / variance)  # the move is the normal times the variance
+    assert cosine(normal, fisher) > 0.995
+    assert cosine(normal, np.linalg.solve(COVARIANCE, SHIFT)) < 0.8  # not that of the means
     assert cosine(means, SHIFT) > 0.995
     for found, along in ((logistic, fisher), (means, SHIFT)):
         distance = along @ SHIFT / math.sqrt(along @ total @ along)  # between the two kinds, in deviations
