@@ -23,11 +23,11 @@ FULL_MINUTES = 10.0  # of training on the default numbers of images, at 32x32 on
 BATCH = 32  # images in memory at once
 
 
-def demo(config: RunConfig, given: frozenset[str], *, minutes: float = FULL_MINUTES / 2) -> None:
+def demo(config: RunConfig, given: frozenset[str], *, minutes: float = 0.3 * FULL_MINUTES) -> None:
     """Train both stages in minutes, on any images, and write the report.
 
     --data is "shapes" (the default), "dsprites", "fashion-mnist", or the path of your own folder or zip of images. A
-    folder is used whole, up to data.limit images chosen at random (22,000, which so few minutes see five times);
+    folder is used whole, up to data.limit images chosen at random (22,000, which so few minutes see three times);
     --data.limit null takes all. --size is the side of the images, 32 by default; at 64 the preset is "toy", with the
     demo's schedule of beta, unless --vae.preset names another. --out is runs/NAME_OF_THE_DATA by default.
 
