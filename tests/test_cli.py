@@ -340,6 +340,12 @@ def test_demo_at_64_takes_the_toy_preset_unless_told(call, calls):
     assert calls[-2][1].vae.preset == "demo"
 
 
+def test_a_progress_bar_writes_few_lines_to_a_file():
+    code = "import time, betadiffusion.cli\nfrom tqdm import tqdm\nfor _ in tqdm(range(10)): time.sleep(0.12)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    assert 1 <= done.stderr.count(b"\r") <= 3  # by default one line each tenth of a second
+
+
 def test_minutes_scale_the_images_of_both_stages(call, calls):
     default = RunConfig()
     call("demo", "--minutes", 2 * commands.FULL_MINUTES, "--diffusion_training.images", 999)

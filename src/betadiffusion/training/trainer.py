@@ -110,11 +110,10 @@ class Trainer:
         """
         before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         quiet = not self.accelerator.is_main_process
-        interval = 0.1 if sys.stderr.isatty() else 10.0
         started = time.monotonic() - self.seconds
         bar = tqdm(
             total=self.config.images, initial=self.images, desc=f"stage {self.stage.name}", unit=" images",
-            unit_scale=True, disable=quiet or self.images >= self.config.images, mininterval=interval,
+            unit_scale=True, disable=quiet or self.images >= self.config.images,
         )  # fmt: skip
         try:
             while self.images < self.config.images:
