@@ -132,8 +132,7 @@ class Bench:
         if limit:
             self.train = Subset(self.train, np.arange(limit))
         extractor = make_extractor(self.train, self.held_out, config, self.accelerator.device)
-        reference = self.train.images(np.arange(min(2 * count, len(self.train))))
-        self.judge = Judge(extractor, reference, self.held_out.images(np.arange(min(count, len(self.held_out)))))
+        self.judge = Judge.from_split(extractor, self.train, self.held_out, count)
 
     def row(self, config: RunConfig, seed: int, with_vae: bool) -> dict[str, Any]:
         """Trains what a row asks for and measures it: distances by evaluations, with the method; images per second."""

@@ -187,8 +187,7 @@ def main() -> None:
     train_autoencoder(options, [], ours)
     train, held_out = load_split(load_config(ours).data, options.size, options.seed)
     x = load_images(held_out, np.arange(COUNT), torch.device("cpu"))
-    reference = train.images(np.arange(2 * COUNT))
-    judge = Judge(EfficientNetLite0(), reference, held_out.images(np.arange(COUNT)))
+    judge = Judge.from_split(EfficientNetLite0(), train, held_out, COUNT)
     rows = []
     for beta in BETAS:
         run = options.out / f"beta-{beta:g}"

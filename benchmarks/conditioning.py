@@ -81,9 +81,7 @@ class Run:
         """How far images (N,C,H,W) are as asked, and their Frechet distance."""
         train, held_out = self.images
         extractor = make_extractor(train, held_out, self.config, self.device)
-        count = len(self.which)
-        reference = train.images(np.arange(min(2 * count, len(train))))
-        judge = Judge(extractor, reference, held_out.images(np.arange(min(count, len(held_out)))))
+        judge = Judge.from_split(extractor, train, held_out, len(self.which))
         if self.config.condition.kind == "text":
             return self._retrieval(), judge
         told = [Told(*pair) for pair in zip(self.images, self.conditions, strict=True)]

@@ -21,7 +21,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple, get_args
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -115,9 +114,7 @@ def judged(run: Path, count: int) -> tuple[RunConfig, BetaDiffusionPipeline, Jud
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     train, held_out = load_split(config.data, pipeline.vae.image_shape[-1], config.seed)
     extractor = make_extractor(train, held_out, config, pipeline.device)
-    real = held_out.images(np.arange(min(count, len(held_out))))
-    judge = Judge(extractor, train.images(np.arange(2 * count)), real)
-    return config, pipeline, judge, frechet_name(extractor)
+    return config, pipeline, Judge.from_split(extractor, train, held_out, count), frechet_name(extractor)
 
 
 def measure(run: Path, wanted: list[Row], noises: int, numbers: dict[str, Any], file: Path) -> None:

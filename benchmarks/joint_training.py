@@ -78,7 +78,7 @@ def distances(folder: Path, extractor: FeatureExtractor) -> dict[str, float]:
     pipeline = BetaDiffusionPipeline.from_pretrained(folder / "pipeline").to(make_accelerator(config).device)
     train, held_out = load_split(config.data, pipeline.vae.image_shape[1], config.seed)
     count = min(config.report.count, len(held_out))
-    judge = Judge(extractor, train.images(np.arange(min(2 * count, len(train)))), held_out.images(np.arange(count)))
+    judge = Judge.from_split(extractor, train, held_out, count)
     drawn = samples(pipeline, default_sampler(pipeline, EVALUATIONS), count, config)
     seed = seed_for(config, "codes")
     lowest, _ = reconstructions(pipeline, judge.images, 0.0, seed)

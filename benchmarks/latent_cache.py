@@ -44,7 +44,7 @@ def main() -> None:
     if arguments.limit:
         train = Subset(train, np.arange(arguments.limit))
     extractor = make_extractor(train, held_out, config, accelerator.device)
-    judge = Judge(extractor, train.images(np.arange(2 * COUNT)), held_out.images(np.arange(COUNT)))
+    judge = Judge.from_split(extractor, train, held_out, COUNT)
     training = dataclasses.replace(
         config.diffusion_training, images=arguments.images, validate_images=10**12, checkpoint_images=10**12
     )

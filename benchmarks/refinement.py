@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -100,9 +99,8 @@ def main() -> None:
     vae = pipeline.vae.eval().requires_grad_(False)
     train, held_out = load_split(config.data, vae.image_shape[1], config.seed)
     extractor = make_extractor(train, held_out, config, torch.device("cpu"))
-    real = held_out.images(np.arange(options.count))
-    judge = Judge(extractor, train.images(np.arange(2 * options.count)), real)
-    x = torch.from_numpy(real) / 127.5 - 1
+    judge = Judge.from_split(extractor, train, held_out, options.count)
+    x = torch.from_numpy(judge.images) / 127.5 - 1
     found: dict[str, list[dict[str, Any]]] = {}
     for start in STARTS:
         top = 1.0 if start == "prior" else options.start

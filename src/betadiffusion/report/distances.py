@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from betadiffusion.clocks import Clock
+from betadiffusion.data import Subset
 from betadiffusion.metrics import FeatureStatistics, distortion, frechet_from_statistics
 from betadiffusion.metrics.features import FeatureExtractor
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
@@ -47,6 +48,14 @@ class Judge:
         self.reference = FeatureStatistics.from_features(extractor(torch.from_numpy(reference)))
         self.images = images
         self.floor = self(torch.from_numpy(images))
+
+    @classmethod
+    def from_split(cls, extractor: FeatureExtractor, train: Subset, held_out: Subset, count: int) -> "Judge":
+        """Of the first `count` held-out images and twice as many training ones, or as many as there are."""
+        reference, images = (
+            split.images(np.arange(min(n, len(split)))) for split, n in ((train, 2 * count), (held_out, count))
+        )
+        return cls(extractor, reference, images)
 
     def __call__(self, images: Tensor) -> float:
         """Squared Frechet distance; biased upwards where N is small, alike for all sets of one size."""

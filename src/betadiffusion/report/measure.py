@@ -45,8 +45,7 @@ def measure(
     rates = [row["rate"] for row in curves]
 
     extractor = extractor or make_extractor(train, held_out, config, pipeline.device)
-    reference = train.images(np.arange(min(2 * count, len(train))))
-    judge = Judge(extractor, reference, images[:count])
+    judge = Judge.from_split(extractor, train, held_out, count)
     by_level = level_distances(pipeline, judge, config, progress)
     walk = default_sampler(pipeline)
     samplers = sampler_distances(pipeline, judge, config, progress)
@@ -63,7 +62,7 @@ def measure(
             "features": extractor.name,
             "weights_sha256": getattr(extractor, "weights_sha256", None),
             "images": count,
-            "reference_images": len(reference),
+            "reference_images": judge.reference.count,
             "floor": judge.floor,
             "walk": {"method": walk.method, "steps": walk.steps, "evaluations": walk.evaluations},
             "levels": by_level,
