@@ -311,7 +311,7 @@ def test_report_alone_needs_the_pipeline_and_trains_nothing(call, calls):
     assert calls == [("report", Path("runs/demo"))]
 
 
-def test_demo_is_the_default_on_other_data_and_half_as_many_images(call, calls):
+def test_demo_is_the_default_on_other_data_and_three_tenths_of_the_images(call, calls):
     Path("My.faces").mkdir()
     Path("a.zip").touch()
     for argv, out in [([], "shapes"), (["--data", "dsprites"], "dsprites"), (["--data=My.faces"], "My.faces")]:
@@ -320,7 +320,7 @@ def test_demo_is_the_default_on_other_data_and_half_as_many_images(call, calls):
         assert config.out == f"runs/{out}"
         config.out, config.data.source = "runs/demo", "shapes"
         for training in (config.vae_training, config.diffusion_training, config.decoder_training):
-            training.images *= 2
+            training.images = round(training.images / 0.3)
         assert config == RunConfig()
     call("demo", "--data", "a.zip")
     assert calls[-1] == ("report", Path("runs/a"))
