@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+unexport PYTHONDONTWRITEBYTECODE  # with it every process compiles every library again
 
 .PHONY: demo test lint format install clean
 demo: install  ## train both stages on rendered images and write the report (under 8 minutes on 2 cores, installation included)
