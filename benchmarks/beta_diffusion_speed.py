@@ -103,7 +103,7 @@ def caching(steps: int, batch: int = 16) -> dict[str, float]:
     """Seconds per image of stage "vae" on a frozen encoder, with features encoded at every step and read back."""
     torch.manual_seed(0)
     model = BetaDiffusionAutoencoder(**beta_diffusion_preset("dinov2-s") | {"encoder": DINOV2_SMALL}).train()
-    images = Subset(load("shapes", size=224), np.arange(4 * batch)).materialise()
+    images = Subset(load("shapes", size=224), np.arange(4 * batch)).keep()
     with tempfile.TemporaryDirectory() as folder:
         cache = FeatureCache.build(model, images, Path(folder), quiet=True)
         stages = {

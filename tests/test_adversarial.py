@@ -30,7 +30,7 @@ GAN = PerceptualConfig(adversarial=0.5, channels=4)
 
 @pytest.fixture(scope="module")
 def images():
-    return Subset(load("shapes", size=16), np.arange(0, 480_000, 12_000)).materialise()
+    return Subset(load("shapes", size=16), np.arange(0, 480_000, 12_000)).keep()
 
 
 def stage(images, perceptual=None):

@@ -48,7 +48,7 @@ CONFIG = OptimisationConfig(
 
 @pytest.fixture(scope="module")
 def images():
-    return Subset(load("shapes", size=16), np.arange(0, 480_000, 12_000)).materialise()
+    return Subset(load("shapes", size=16), np.arange(0, 480_000, 12_000)).keep()
 
 
 def model(**changes):

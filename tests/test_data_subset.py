@@ -60,16 +60,15 @@ def test_a_subset_of_an_image_set_keeps_labels_and_skipped():
             Subset(base, np.array([wrong]))
 
 
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_materialise_draws_each_image_once(part, tmp_path, on_disk, monkeypatch):
-    expected = part.images(np.arange(1500))
-    assert part.materialise(tmp_path / "images.npy" if on_disk else None) is part
-    monkeypatch.setattr(part.base, "images", lambda indices: pytest.fail("drawn again"))
-    np.testing.assert_array_equal(part.images(np.arange(1500)), expected)
+def test_a_kept_image_is_drawn_once_and_no_other_is(part, monkeypatch):
+    expected, draw, drawn = part.images(np.arange(1500)), part.base.images, []
+    monkeypatch.setattr(part.base, "images", lambda indices: drawn.extend(indices) or draw(indices))
+    assert part.keep() is part
     np.testing.assert_array_equal(part.images(np.array([7, 7, 2])), expected[[7, 7, 2]])
-    if on_disk:
-        assert [path.name for path in tmp_path.iterdir()] == ["images.npy"]
-        np.testing.assert_array_equal(np.load(tmp_path / "images.npy"), expected)
+    assert drawn == [*part.indices[[2, 7]]]
+    for _ in range(2):
+        np.testing.assert_array_equal(part.images(np.arange(1500)), expected)
+    assert sorted(drawn) == sorted(part.indices[:1500])
 
 
 def test_copies_and_pickles(part):

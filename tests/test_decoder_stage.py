@@ -32,7 +32,7 @@ ALL = DecoderConfig(l1=0.5, l2=0.5, adversarial=0.5, channels=4, max_level=0.5, 
 
 @pytest.fixture(scope="module")
 def images():
-    return Subset(load("shapes", size=16), np.arange(0, 480_000, 12_000)).materialise()
+    return Subset(load("shapes", size=16), np.arange(0, 480_000, 12_000)).keep()
 
 
 def networks():
@@ -137,7 +137,7 @@ def test_accumulated_parts_equal_the_large_batch(tmp_path, images, whole):
 
 
 def test_lpips_is_lowered_too(tmp_path, lpips_weights):  # noqa: F811
-    images = Subset(load("shapes", size=32), np.arange(0, 480_000, 24_000)).materialise()
+    images = Subset(load("shapes", size=32), np.arange(0, 480_000, 24_000)).keep()
     torch.manual_seed(0)
     vae = MultiBetaVAE(sample_size=32, channels=(8, 16), latent_channels=4, embedding_dim=8)
     config = DecoderConfig(l1=0.0, lpips=1.0, lpips_weights=lpips_weights, adversarial=0.0)

@@ -354,7 +354,7 @@ def test_the_record_adds_up_over_processes():
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     """A small VAE, images and their latent cache."""
-    images = Subset(load("shapes", size=16), np.arange(0, 480_000, 12_000)).materialise()
+    images = Subset(load("shapes", size=16), np.arange(0, 480_000, 12_000)).keep()
     torch.manual_seed(0)
     vae = MultiBetaVAE(sample_size=16, channels=(8, 16), latent_channels=4, embedding_dim=16, knots=9).eval()
     return images, vae, LatentCache.build(vae, images, 9, tmp_path_factory.mktemp("cache"), quiet=True)

@@ -38,7 +38,7 @@ SHARED = JointConfig(stop_gradient=False, weight=1.0)
 
 @pytest.fixture(scope="module")
 def images():
-    return Subset(load("shapes", size=16), np.arange(0, 480_000, 12_000)).materialise()
+    return Subset(load("shapes", size=16), np.arange(0, 480_000, 12_000)).keep()
 
 
 def networks(prediction="velocity"):

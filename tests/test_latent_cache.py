@@ -11,7 +11,7 @@ from betadiffusion.training.latent_cache import LatentCache, knot_levels, lagran
 
 @pytest.fixture(scope="module")
 def images():
-    return Subset(load("shapes", size=16), np.arange(0, 480_000, 12_000)).materialise()
+    return Subset(load("shapes", size=16), np.arange(0, 480_000, 12_000)).keep()
 
 
 @pytest.fixture

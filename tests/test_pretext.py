@@ -62,7 +62,7 @@ def test_a_share_of_one_leaves_the_decoder_nothing_of_the_image(model):
 
 
 def test_the_loss_is_of_the_whole_image_and_draws_are_those_of_the_plain_stage_at_first(model):
-    images = Subset(load("shapes", size=16), np.arange(0, 480_000, 12_000)).materialise()
+    images = Subset(load("shapes", size=16), np.arange(0, 480_000, 12_000)).keep()
     plain = VAEStage(model, images, images, CPU, pretext=PretextConfig())
     harder = VAEStage(model, images, images, CPU, pretext=PretextConfig(mask=0.75))
     few, more = (stage.draw(32, torch.Generator().manual_seed(0)) for stage in (plain, harder))

@@ -48,7 +48,7 @@ def small_denoiser(vae):
 
 @pytest.fixture(scope="module")
 def images():
-    return Subset(load("shapes", size=16), np.arange(0, 480_000, 60_000)).materialise()
+    return Subset(load("shapes", size=16), np.arange(0, 480_000, 60_000)).keep()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def images():
-    return Subset(load("shapes", size=16), np.arange(0, 480_000, 60_000)).materialise()
+    return Subset(load("shapes", size=16), np.arange(0, 480_000, 60_000)).keep()
 
 
 def model():

@@ -6,6 +6,7 @@ product of two small matrices. The floor is z = 0, the object stands at the orig
 """
 
 import colorsys
+import functools
 import math
 
 import numpy as np
@@ -28,7 +29,8 @@ AMBIENT = 0.35
 class Shapes(RenderedSet):
     """480,000 images of a room: floor hue, wall hue and object hue (10 each), scale (8), shape (4), orientation (15).
 
-    size: side in pixels. Memory: 480 * 3 * size^2 floats, filled as they are needed. DataError unless channels is 3.
+    size: side in pixels. Memory: 480 * 3 * size^2 floats for all sets of a size, filled as they are needed. DataError
+    unless channels is 3.
     """
 
     name = "shapes"
@@ -39,8 +41,7 @@ class Shapes(RenderedSet):
         if channels != 3:
             raise DataError(f"The set shapes varies hues, so it needs 3 channels, not {channels}.")
         super().__init__(size, channels)
-        self._shading = np.zeros((math.prod(self.factor_sizes[3:]), 3, size * size), np.float32)
-        self._ready = np.zeros(len(self._shading), bool)
+        self._shading, self._ready = _table(size, math.prod(self.factor_sizes[3:]))
 
     def images(self, indices: np.ndarray) -> np.ndarray:
         """The images at `indices`, (B,), as (B, 3, H, W) uint8."""
@@ -54,6 +55,12 @@ class Shapes(RenderedSet):
         colours = COLOURS[factors[:, :3]]  # (B, material, rgb)
         pixels = colours.swapaxes(1, 2) @ self._shading[geometry]
         return (pixels + 0.5).astype(np.uint8).reshape(-1, *self.image_shape)
+
+
+@functools.cache
+def _table(size: int, geometries: int) -> tuple[np.ndarray, np.ndarray]:
+    """The shading of each geometry, (geometries, 3, size * size), and whether it is there: one for all sets."""
+    return np.zeros((geometries, 3, size * size), np.float32), np.zeros(geometries, bool)
 
 
 def _shade(size: int, shape: str, scale: float, azimuth: float) -> np.ndarray:

@@ -1,8 +1,5 @@
 """A part of an image set, and how a set is divided."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 
 from betadiffusion.data.arrays import find
@@ -53,14 +50,22 @@ class Subset:
             self.caption_counts = base.caption_counts[self.indices]
         if isinstance(base, FactorSet):
             self.factor_names, self.factor_sizes = base.factor_names, base.factor_sizes
-        self._array: np.ndarray | None = None
+        self._kept: np.ndarray | None = None
+        self._missing = np.empty(0, bool)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def images(self, indices: np.ndarray) -> np.ndarray:
         """The images at `indices`, (B,) in [0, M), as (B, C, H, W) uint8."""
-        return self.base.images(self.indices[indices]) if self._array is None else self._array[indices]
+        if self._kept is None:
+            return self.base.images(self.indices[indices])
+        missing = np.unique(indices[self._missing[indices]])
+        for start in range(0, len(missing), 1024):  # of which a renderer has a few numbers a pixel in memory
+            some = missing[start : start + 1024]
+            self._kept[some] = self.base.images(self.indices[some])
+            self._missing[some] = False
+        return self._kept[indices]
 
     def attributes(self, indices: np.ndarray) -> np.ndarray:
         """The attributes of the images at `indices`, (B,) in [0, M), as (B, A) bool."""
@@ -78,19 +83,9 @@ class Subset:
         """Where in the subset the images of `factors`, (B, K), are, (B,) int64; DataError where one is not in it."""
         return find(self.indices, self.base.index(factors), self.name)
 
-    def materialise(self, path: Path | None = None) -> "Subset":
-        """Draws or reads every image once, into memory or into a memory-mapped .npy file at `path`; returns itself."""
-        shape = (len(self), *self.image_shape)
-        if path is None:
-            self._array = self._fill(np.empty(shape, np.uint8))
-        else:
-            partial = path.with_name(path.name + ".partial")
-            self._fill(np.lib.format.open_memmap(partial, "w+", np.uint8, shape))
-            os.replace(partial, path)
-            self._array = np.asarray(np.load(path, mmap_mode="r"))
+    def keep(self) -> "Subset":
+        """Keeps every image in memory once it is asked for, unless the base has all as an `array`; returns itself."""
+        if not hasattr(self.base, "array"):
+            self._kept = np.empty((len(self), *self.image_shape), np.uint8)
+            self._missing = np.ones(len(self), bool)
         return self
-
-    def _fill(self, array: np.ndarray) -> np.ndarray:
-        for start in range(0, len(self), 1024):
-            array[start : start + 1024] = self.images(np.arange(start, min(start + 1024, len(self))))
-        return array

@@ -92,7 +92,7 @@ def generation(
     file = folder / f"samples-{key}.json"
     if not (file.is_file() and extractor.weights_sha256):  # a plain function may have changed
         chosen = np.sort(np.random.default_rng(seed).permutation(len(reference))[:count])
-        real = Subset(reference, chosen).materialise()
+        real = Subset(reference, chosen).keep()
         pixels = real.images(np.arange(len(real)))
         known = reference_features(extractor, pixels, reference_name, seed, None, progress)
         fake = sampled(model, count, seed, progress)

@@ -83,7 +83,7 @@ def trained_on(config: RunConfig, source: str) -> bool:
 def draw(source: ImageSet, indices: np.ndarray, count: int, test_count: int, seed: int) -> Pool:
     """A pool of count + test_count of the images at `indices`, drawn without repeats.
 
-    Where there are fewer, all of them, divided alike; DataError below 20. Rendered images are drawn once, into memory.
+    Where there are fewer, all of them, divided alike; DataError below 20. Rendered images are drawn once.
     """
     if len(indices) < LEAST:
         raise DataError(
@@ -92,5 +92,4 @@ def draw(source: ImageSet, indices: np.ndarray, count: int, test_count: int, see
     total = min(len(indices), count + test_count)
     count = round(total * count / (count + test_count))
     chosen = np.random.default_rng(seed).permutation(indices)[:total]
-    images = Subset(source, chosen)
-    return Pool(images if hasattr(source, "array") else images.materialise(), count, seed)
+    return Pool(Subset(source, chosen).keep(), count, seed)

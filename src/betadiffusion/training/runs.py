@@ -171,14 +171,13 @@ def as_config(values: dict[str, Any]) -> RunConfig:
 def load_split(data: DataConfig, size: int, seed: int) -> tuple[Subset, Subset]:
     """Training and held-out images of a source, disjoint, in random order; the same ones for the same arguments.
 
-    Pictures of files stay on disk (memory-mapped by their reader); rendered ones are drawn once, into memory.
+    Pictures of files stay on disk (memory-mapped by their reader); others are drawn once, when first asked for.
     """
     source = load(data.source, size=size, channels=data.channels)
     if len(source) < LEAST_IMAGES:
         raise DataError(f"{data.source} has {len(source)} images: training needs at least {LEAST_IMAGES}.")
     train, held_out = split_indices(len(source), data, seed)
-    parts = Subset(source, train), Subset(source, held_out)
-    return parts if hasattr(source, "array") else (parts[0].materialise(), parts[1].materialise())
+    return Subset(source, train).keep(), Subset(source, held_out).keep()
 
 
 def split_indices(n: int, data: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
