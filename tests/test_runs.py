@@ -154,6 +154,22 @@ def single_thread():
     return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
+def test_a_flow_map_learns_from_another_run(tmp_path, whole):
+    taught = {
+        "stages": ["diffusion"], "diffusion__prediction": "flow_map", "diffusion__teacher": str(whole),
+        "diffusion__walks": 64, "diffusion_training__images": 512, "diffusion_training__validate_images": 512,
+    }  # fmt: skip
+    run = runs.run(configured(tmp_path / "map", **taught))
+    teacher, pipeline = (BetaDiffusionPipeline.from_pretrained(folder / "pipeline") for folder in (whole, run))
+    assert same(pipeline.vae.state_dict(), teacher.vae.state_dict())
+    assert pipeline.denoiser.config.prediction == "flow_map"
+    assert pipeline(num_images=2, steps=1).images[0].size == (16, 16)
+    other = configured(tmp_path / "other", **taught)
+    runs.build_vae(other, (3, 16, 16)).save_pretrained(tmp_path / "other" / "vae" / "model")
+    with pytest.raises(ValueError, match="walks the levels of another VAE"):
+        runs.run(other)
+
+
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"is not the folder of a run: it has no config\.yaml"):
         runs.load_config(Path(tmp_path))

@@ -189,6 +189,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
     joint, decoder = "joint" in config.stages, config.decoder
     loose = ["diffusion.weighting", "diffusion.levels", "diffusion.velocity"]
     frozen_rates = [f"decoder_training.{rate}" for rate in ("encoder_rate", "curve_rate")]
+    taught = config.diffusion.teacher is not None
     asked, every = config.condition.kind, [key for key in values if key.startswith("condition.")]
     rules = [
         (asked == "none", every, "with condition.kind 'none'"),
@@ -221,6 +222,13 @@ def _unread(config: RunConfig) -> Iterator[str]:
         (not decoder.adversarial, ["decoder.start_images", "decoder.channels"], "with decoder.adversarial 0"),
         (not decoder.walked, ["decoder.walk_level", "decoder.walk_steps"], "with decoder.walked 0"),
         (config.diffusion.weighting != "learned", ["diffusion_training.curve_rate"], "with the VAE frozen then"),
+        (
+            taught,
+            [*loose[:2], "cache.levels"],
+            "with diffusion.teacher, whose walks have levels and codes of their own",
+        ),
+        (not taught, ["diffusion.walks"], "without diffusion.teacher"),
+        (joint, ["diffusion.teacher"], "with stage 'joint', which makes a VAE of its own"),
         (config.diffusion.levels != "logit_normal", logit, "unless diffusion.levels is 'logit_normal'"),
         (config.cache.levels > 0, ["diffusion.velocity"], "with the latent cache, which has df/dt: set cache.levels 0"),
     ]
@@ -243,5 +251,10 @@ def _places(config: RunConfig) -> Iterator[str]:
     makes = {"diffusion", "joint"} & set(config.stages)
     if "report" in config.stages and not makes and not (out / "pipeline").is_dir():
         yield f"stages {config.stages} cannot report on {out}, which has no pipeline yet: stage 'diffusion' makes it"
+    teacher = config.diffusion.teacher
+    if teacher is not None and not (Path(teacher) / "pipeline").is_dir():
+        yield f"diffusion.teacher must be the folder of a run with a pipeline, not {teacher}"
+    if teacher is not None and "vae" in config.stages:
+        yield f"diffusion.teacher has a VAE of its own: leave stage 'vae' out of {config.stages}"
     if config.resume not in ("auto", "never") and not whole:
         yield f"resume must be 'auto', 'never' or a checkpoint (RUN/STAGE/checkpoints/NUMBER), not {config.resume!r}"

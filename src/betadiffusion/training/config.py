@@ -283,6 +283,9 @@ class DiffusionConfig:
         logit_scale: its standard deviation.
         velocity: df/dt by "difference" of two encodings, or "exact", by forward-mode differentiation; where the latent
             cache is on, df/dt comes from there.
+        teacher: a finished run, a denoiser of the velocity, whose walks from noise teach a flow map where they land:
+            nearer than what it learns by itself, in one evaluation already. The VAE is the teacher's.
+        walks: how many of them; 25 latents of each are kept in memory.
     """
 
     prediction: Literal["velocity", "any_step", "flow_map", "flow", "paper"] = "velocity"
@@ -291,6 +294,8 @@ class DiffusionConfig:
     logit_mean: float = 0.0
     logit_scale: float = 1.0
     velocity: Literal["difference", "exact"] = "difference"
+    teacher: str | None = None
+    walks: int = 30_000
 
 
 @dataclass
@@ -486,6 +491,8 @@ def diffusion_clash(config: DiffusionConfig) -> str:
     """Why two options of stage "diffusion" do not go together, in a sentence; '' where they do."""
     if config.prediction == "paper" and config.weighting != "uniform":
         return "diffusion.prediction 'paper' weighs by one (Eq. 19): diffusion.weighting must be 'uniform'"
+    if config.teacher and config.prediction != "flow_map":
+        return f"diffusion.teacher teaches diffusion.prediction 'flow_map', not {config.prediction!r}"
     if config.weighting == "learned" and config.levels == "importance":
         return (
             "diffusion.levels 'importance' has no effect with diffusion.weighting 'learned', which evens out losses: "

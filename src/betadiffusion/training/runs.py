@@ -27,11 +27,13 @@ from betadiffusion.training.conditions import Conditions, make_conditions
 from betadiffusion.training.config import DataConfig, OptimisationConfig, RunConfig, autoencoder, chosen
 from betadiffusion.training.decoder_stage import DecoderStage, encoder_fingerprint
 from betadiffusion.training.diffusion_stage import DiffusionStage
+from betadiffusion.training.distillation_stage import DistillationStage
 from betadiffusion.training.feature_cache import FeatureCache
 from betadiffusion.training.files import write_folder, write_text
 from betadiffusion.training.joint_stage import JointStage
 from betadiffusion.training.latent_cache import LatentCache
 from betadiffusion.training.models import Autoencoder, build_denoiser, build_vae, image_size, load_vae, settings
+from betadiffusion.training.stored import fingerprint
 from betadiffusion.training.trainer import Stage, Trainer
 from betadiffusion.training.vae_stage import VAEStage
 
@@ -66,17 +68,25 @@ def run(config: RunConfig) -> Path:
             write_folder(out / "vae" / "model", trained.save_pretrained)
     if "diffusion" in config.stages:
         accelerator.wait_for_everyone()  # until the main process has written the VAE
+        teacher = load_teacher(config, accelerator) if config.diffusion.teacher else None
         vae = trained_vae(config)
         denoiser = build_denoiser(config, vae, conditions[0].spec if conditions else None)
-        cache = make_cache(config, vae.to(accelerator.device), train, accelerator)
-        stage = DiffusionStage(
-            denoiser, vae, train, held_out, cache, accelerator.device, config.diffusion, conditions,
-            images=config.diffusion_training.images,
-        )  # fmt: skip
         identity = {
             "vae": settings(vae), "denoiser": settings(denoiser), "cache": config.cache.levels,
             "diffusion": config.diffusion,
         }  # fmt: skip
+        if teacher is None:
+            cache = make_cache(config, vae.to(accelerator.device), train, accelerator)
+            stage = DiffusionStage(
+                denoiser, vae, train, held_out, cache, accelerator.device, config.diffusion, conditions,
+                images=config.diffusion_training.images,
+            )  # fmt: skip
+        else:
+            stage = DistillationStage(
+                denoiser, vae, train, held_out, accelerator.device, teacher, conditions, config.diffusion.walks,
+                config.seed, quiet=not accelerator.is_main_process,
+            )  # fmt: skip
+            identity["teacher"] = fingerprint(teacher)
         if conditions:
             identity["condition"] = config.condition
         trained = stage.finish(fit(stage, config.diffusion_training, config, accelerator, identity))
@@ -106,6 +116,20 @@ def trained_vae(config: RunConfig) -> Autoencoder:
                 "train stage 'vae' anew in another --out"
             )
     return vae
+
+
+def load_teacher(config: RunConfig, accelerator: Accelerator) -> NonlinearDenoiser:
+    """The denoiser of the run that `diffusion.teacher` names, whose VAE becomes that of a run in `out` that has none.
+
+    Raises ValueError where the run in `out` has another encoder.
+    """
+    teacher, out = BetaDiffusionPipeline.from_pretrained(Path(config.diffusion.teacher) / "pipeline"), Path(config.out)
+    with accelerator.main_process_first():
+        if not (out / "vae" / "model").is_dir():
+            write_folder(out / "vae" / "model", teacher.vae.save_pretrained)
+    if encoder_fingerprint(teacher.vae) != encoder_fingerprint(load_vae(out)):
+        raise ValueError(f"{config.diffusion.teacher} walks the levels of another VAE than {out}/vae/model")
+    return teacher.denoiser
 
 
 def _train_jointly(
