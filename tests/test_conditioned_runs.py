@@ -2,19 +2,21 @@
 
 import dataclasses
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from betadiffusion import BetaDiffusionPipeline
+from betadiffusion import BetaDiffusionPipeline, samplers
 from betadiffusion.cli.checks import check
 from betadiffusion.cli.main import main
 from betadiffusion.training import runs
 from betadiffusion.training.conditions import make_conditions
 from betadiffusion.training.config import ConditionConfig, RunConfig
 from betadiffusion.training.diffusion_stage import DiffusionStage
+from betadiffusion.training.distillation_stage import DistillationStage
 from test_conditioning import generator, scatter
 from test_runs import configured, final, same
 
@@ -117,6 +119,32 @@ def test_a_configuration_that_cannot_be_asked_is_refused_before_training(tmp_pat
     config = RunConfig(condition=ConditionConfig(**options), out=str(tmp_path))
     with pytest.raises(ValueError, match=text):
         check(config)
+
+
+def test_a_flow_map_is_told_what_its_teacher_was_asked_for(labelled):
+    config, pipeline = runs.load_config(labelled), BetaDiffusionPipeline.from_pretrained(labelled / "pipeline")
+    config.diffusion.prediction = "flow_map"
+    parts = runs.load_split(config.data, 16, config.seed)
+    conditions = make_conditions(config.condition, parts, labelled, CPU)
+    given, told = (pipeline.vae, *parts, CPU, pipeline.denoiser), []
+    model = runs.build_denoiser(config, pipeline.vae, conditions[0].spec)
+    stage = DistillationStage(model, *given, conditions, count=96)
+
+    def network(z, t, s, condition):
+        told.append(condition)
+        return model(z, t, s, condition)
+
+    draws = stage.draw(64, generator())
+    stage.losses(network, np.arange(64), draws)
+    for classed in (-1, 1, 2):
+        of_class = told[0] == classed
+        walks = stage.walks[draws[0][of_class]]
+        predict = partial(pipeline.denoiser.predict, condition=told[0][of_class])
+        levels, sigma = stage.walk_levels[0].double(), pipeline.denoiser.sigma
+        again = samplers.sample(predict, walks[:, 0], levels, sigma, method="multistep", variable="t")
+        torch.testing.assert_close(again, walks[:, -1], rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="trained with another condition"):
+        DistillationStage(runs.build_denoiser(config, pipeline.vae), *given)
 
 
 def test_a_network_that_cannot_be_told_is_refused_before_training(tmp_path, capsys):
