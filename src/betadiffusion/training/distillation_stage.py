@@ -58,6 +58,9 @@ class DistillationStage(DiffusionStage):
             raise ValueError(f"a denoiser of the velocity teaches a flow map (diffusion.prediction), not {kinds}")
         if model.condition_spec != self.teacher.condition_spec:
             raise ValueError("diffusion.teacher was trained with another condition: give its options of condition.*")
+        own, known = model.state_dict(), self.teacher.state_dict()
+        shared = {name: known[name] for name in own.keys() & known.keys() if own[name].shape == known[name].shape}
+        model.load_state_dict(shared, strict=False)  # nearer to the map than random weights are
         options = DiffusionConfig(weighting="uniform", levels="uniform")
         super().__init__(model, vae, train, held_out, None, device, options, conditions)
         self.walks_wanted, self.seed, self.quiet = count, seed, quiet
