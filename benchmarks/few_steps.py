@@ -1,12 +1,14 @@
 """Distance of samples against network evaluations, for every sampler, solver's variable and clock, from the same noise.
 
     python benchmarks/few_steps.py runs/shapes [runs/shapes-seed1 ...] [--methods heun multistep] [--variables t sigma]
-        [--clocks uniform fitted] [--evaluations 2 5 10 20 50 200] [--count 1000] [--noises 1] [--out few_steps]
+        [--clocks uniform fitted] [--evaluations 2 5 10 20 50 200] [--count 1000] [--noises 1] [--map runs/map]
+        [--out few_steps]
 
 Several runs are training seeds of one configuration: the table then gives the mean and its standard error; of one run
 it gives them over `--noises` draws of the noise that the walks start from, the report's own first. Each method takes
 the number of steps that comes nearest to the evaluations asked for without exceeding them, if it can. Algorithm 2
-stands beside them with 20, 200 and 1,000 steps. Distances are the report's: its features, held-out images, seeds.
+stands beside them with 20, 200 and 1,000 steps, and the flow map of `--map` by its own steps, with one evaluation too.
+Distances are the report's: its features, held-out images, seeds.
 
 Writes few_steps.json and few_steps.png and prints a table of every row with its ratio to the best of all. Interrupted,
 the same command goes on where it stopped, and other options add rows. The default grid takes about 15 minutes a run on
@@ -71,9 +73,11 @@ def main() -> None:
     parser.add_argument("--no-algorithm2", action="store_true")
     parser.add_argument("--count", type=int, default=1_000)
     parser.add_argument("--noises", type=int, default=1, help="draws of the noise, each with --count samples")
+    parser.add_argument("--map", type=Path, help="a run of a flow map on the same VAE")
     parser.add_argument("--out", type=Path, default=Path("few_steps"), help="folder")
     arguments = parser.parse_args()
-    if missing := [run for run in arguments.runs if not (run / "pipeline" / "model_index.json").is_file()]:
+    maps = [arguments.map] if arguments.map else []
+    if missing := [run for run in (*arguments.runs, *maps) if not (run / "pipeline" / "model_index.json").is_file()]:
         parser.error(f"{missing[0]} is not the folder of a run whose training has finished")
     file = arguments.out / "few_steps.json"
     numbers = json.loads(file.read_text()) if file.exists() else {"count": arguments.count, "runs": {}}
@@ -82,10 +86,15 @@ def main() -> None:
     wanted = rows(arguments)
     for run in arguments.runs:
         measure(run, wanted, arguments.noises, numbers, file)
+    for run in maps:
+        own = [Row("euler", "sigma", "fitted", steps) for steps in sorted({1, *arguments.evaluations})]
+        measure(run, own, arguments.noises, numbers, file)
     runs = [str(run) for run in arguments.runs]
-    summary = summarise(numbers, runs)
-    write_bytes(arguments.out / "few_steps.png", png(chart(summary, numbers, runs)))
+    summary, of_map = summarise(numbers, runs), summarise(numbers, [str(run) for run in maps])
+    write_bytes(arguments.out / "few_steps.png", png(chart(summary, numbers, runs, of_map)))
     print(table(summary))
+    if of_map:
+        print(f"\nThe flow map, {arguments.map}:\n\n{table(of_map)}")
 
 
 def rows(arguments: argparse.Namespace) -> list[Row]:
@@ -137,7 +146,7 @@ def summarise(numbers: dict[str, Any], runs: list[str]) -> list[dict[str, Any]]:
     """One entry for each row that every run has: mean distance, its standard error, and the ratio to the best."""
     distances = [numbers["runs"][run]["rows"] for run in runs]
     entries = []
-    for key in distances[0]:
+    for key in distances[0] if distances else ():
         if not all(key in each for each in distances):
             continue
         method, variable, clock, steps = key.split()
@@ -145,7 +154,7 @@ def summarise(numbers: dict[str, Any], runs: list[str]) -> list[dict[str, Any]]:
         values = [mean(each[key]) for each in distances] if len(runs) > 1 else distances[0][key]
         error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
         entries.append({**row._asdict(), "evaluations": row.sampler.evaluations, "mean": mean(values), "error": error})
-    best = min(entry["mean"] for entry in entries)
+    best = min((entry["mean"] for entry in entries), default=0)
     return [{**entry, "ratio": entry["mean"] / best} for entry in entries]
 
 
@@ -162,10 +171,18 @@ def table(summary: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def chart(summary: list[dict[str, Any]], numbers: dict[str, Any], runs: list[str]) -> Figure:
+def chart(
+    summary: list[dict[str, Any]], numbers: dict[str, Any], runs: list[str], of_map: list[dict[str, Any]]
+) -> Figure:
     """Distance against evaluations: of each method its best variable and clock, by the mean of log distance."""
     figure = Figure(figsize=(8, 5), layout="constrained", dpi=130)
     ax = figure.subplots()
+
+    def draw(entries: list[dict[str, Any]], label: str) -> None:
+        points = sorted(entries, key=lambda point: point["evaluations"])
+        x, y, e = ([point[name] or 0 for point in points] for name in ("evaluations", "mean", "error"))
+        ax.errorbar(x, y, e, fmt="o-", markersize=4, capsize=2, label=label)
+
     lines: dict[str, dict[tuple[str, str], list[dict[str, Any]]]] = {}
     for entry in summary:
         lines.setdefault(entry["method"], {}).setdefault((entry["variable"], entry["clock"]), []).append(entry)
@@ -173,17 +190,17 @@ def chart(summary: list[dict[str, Any]], numbers: dict[str, Any], runs: list[str
         most = max(map(len, choices.values()))
         full = {key: points for key, points in choices.items() if len(points) == most}
         key = min(full, key=lambda k: mean(math.log(point["mean"]) for point in full[k]))
-        points = sorted(full[key], key=lambda point: point["evaluations"])
-        label = method if method == "algorithm2" else f"{method}, {', '.join(key)}"
-        x, y, e = ([point[name] or 0 for point in points] for name in ("evaluations", "mean", "error"))
-        ax.errorbar(x, y, e, fmt="o-", markersize=4, capsize=2, label=label)
+        draw(full[key], method if method == "algorithm2" else f"{method}, {', '.join(key)}")
+    if of_map:
+        draw(of_map, "flow map, by its own steps")
     floor, held_out = mean(numbers["runs"][run]["floor"] for run in runs), numbers["runs"][runs[0]]["held_out"]
     ax.axhline(floor, color="grey", linestyle=":", label=f"{held_out:,} held-out images themselves")
-    ax.axhline(min(entry["mean"] for entry in summary), color="black", linestyle="--", linewidth=1, label="best of all")
+    best = min(entry["mean"] for entry in summary + of_map)
+    ax.axhline(best, color="black", linestyle="--", linewidth=1, label="best of all")
     ax.set_xscale("log")
     log_y(ax)
     ax.legend(frameon=False, fontsize=8)
-    ticks = sorted({entry["evaluations"] for entry in summary})
+    ticks = sorted({entry["evaluations"] for entry in summary + of_map})
     ax.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8)
     ax.xaxis.set_minor_locator(NullLocator())
     features = numbers["runs"][runs[0]]["features"]

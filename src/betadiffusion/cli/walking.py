@@ -53,4 +53,5 @@ def cost(method: Method | None, steps: int) -> str:
     """What one image costs, in words; what a denoiser walks by itself, None, costs one evaluation a step."""
     from betadiffusion.samplers import evaluations
 
-    return f"{evaluations(method or 'multistep', steps)} network evaluations each"
+    count = evaluations(method or "multistep", steps)
+    return f"{count} network evaluation{'s' * (count > 1)} each"
