@@ -282,12 +282,11 @@ def test_two_runs_are_compared_on_one_image(runs, run, open_page):
 
 
 @needs_chromium
-def test_a_phone_need_not_scroll_sideways(open_page, address):
-    page = open_page(viewport={"width": 390, "height": 844})
+def test_a_phone_need_not_scroll_sideways(open_page):
     places = {"dial": "walked", "edit": "edit-walked", "interpolate": "strip-walked", "generate": "samples",
               "compare": "right-walked"}  # fmt: skip
     for tab, place in places.items():
-        page.goto(f"{address}?tab={tab}")
+        page = open_page(f"?tab={tab}", viewport={"width": 390, "height": 844})
         result(page, place)
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 390, tab
 
