@@ -90,7 +90,7 @@ def main() -> None:
         own = [Row("euler", "sigma", "fitted", steps) for steps in sorted({1, *arguments.evaluations})]
         measure(run, own, arguments.noises, numbers, file)
     runs = [str(run) for run in arguments.runs]
-    summary, of_map = summarise(numbers, runs), summarise(numbers, [str(run) for run in maps])
+    summary, of_map = summarise(numbers, runs), summarise(numbers, [str(arguments.map)]) if maps else []
     write_bytes(arguments.out / "few_steps.png", png(chart(summary, numbers, runs, of_map)))
     print(table(summary))
     if of_map:
@@ -146,7 +146,7 @@ def summarise(numbers: dict[str, Any], runs: list[str]) -> list[dict[str, Any]]:
     """One entry for each row that every run has: mean distance, its standard error, and the ratio to the best."""
     distances = [numbers["runs"][run]["rows"] for run in runs]
     entries = []
-    for key in distances[0] if distances else ():
+    for key in distances[0]:
         if not all(key in each for each in distances):
             continue
         method, variable, clock, steps = key.split()
@@ -154,7 +154,7 @@ def summarise(numbers: dict[str, Any], runs: list[str]) -> list[dict[str, Any]]:
         values = [mean(each[key]) for each in distances] if len(runs) > 1 else distances[0][key]
         error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
         entries.append({**row._asdict(), "evaluations": row.sampler.evaluations, "mean": mean(values), "error": error})
-    best = min((entry["mean"] for entry in entries), default=0)
+    best = min(entry["mean"] for entry in entries)
     return [{**entry, "ratio": entry["mean"] / best} for entry in entries]
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -377,6 +377,22 @@ def trainer(setting, folder, **options):
     return Trainer(stage, CONFIG, folder, accelerator=Accelerator(cpu=True), seed=0, identity={})
 
 
+def whole_and_resumed(make, folder, images):
+    """A training of `make(folder)`, to whose weights one killed after two steps, `images`, has come as well."""
+    whole, killed = make(folder / "whole"), make(folder / "killed")
+    whole.fit()
+    for _ in range(2):
+        killed._step()
+    killed._save()
+    again = make(folder / "killed")
+    again.resume()
+    assert again.images == images
+    again.fit()
+    for mine, other in ((whole.plain, again.plain), (whole.ema, again.ema)):
+        assert all(torch.equal(value, other.state_dict()[key]) for key, value in mine.state_dict().items())
+    return whole
+
+
 @pytest.mark.parametrize(
     "options",
     [{"prediction": kind, "weighting": "uniform"} for kind in PREDICTIONS]
@@ -385,19 +401,8 @@ def trainer(setting, folder, **options):
     + [{"levels": "uniform"}],
 )
 def test_a_killed_training_goes_on_to_the_same_weights(setting, options, tmp_path):
-    whole = trainer(setting, tmp_path / "whole", **options)
-    whole.fit()
+    whole = whole_and_resumed(partial(trainer, setting, **options), tmp_path, 32)
     assert math.isfinite(whole.history[-1]["loss"])
-    killed = trainer(setting, tmp_path / "killed", **options)
-    for _ in range(2):
-        killed._step()
-    killed._save()
-    again = trainer(setting, tmp_path / "killed", **options)
-    again.resume()
-    assert again.images == 32
-    again.fit()
-    for mine, other in ((whole.plain, again.plain), (whole.ema, again.ema)):
-        assert all(torch.equal(value, other.state_dict()[key]) for key, value in mine.state_dict().items())
     if "levels" not in options:
         assert (whole.plain.in_training.mean_square != 1).any()
     if options.get("weighting") == "learned":

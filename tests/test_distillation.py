@@ -1,5 +1,8 @@
 """A flow map that learns from another denoiser's walks: the closed form, where it lands, resuming, what is refused."""
 
+import copy
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -12,10 +15,10 @@ from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.pipelines.walk_levels import walk_levels
 from betadiffusion.training.config import OptimisationConfig, RunConfig
-from betadiffusion.training.distillation_stage import PART, STEPS, DistillationStage
+from betadiffusion.training.distillation_stage import PART, WALK_STEPS, DistillationStage
 from betadiffusion.training.trainer import Trainer
 from test_conditioning import generator, scatter
-from test_denoising import CPU, KNOTS, untrained
+from test_denoising import CPU, KNOTS, untrained, whole_and_resumed
 
 SHAPE = {"latent_shape": (4, 1, 1), "width": 32, "depth": 2, "knots": KNOTS, "sigma_knots": 1025}
 
@@ -32,7 +35,7 @@ def stage_of(vae, teacher, count=PART + 200, seed=0):
     images = Subset(load("shapes", size=16), np.arange(0, 480_000, 12_000)).keep()
     model = NonlinearDenoiser(**SHAPE, prediction="flow_map")
     held_out = Subset(images, np.arange(4))
-    stage = DistillationStage(model, vae, images, held_out, CPU, teacher, count=count, seed=seed)
+    stage = DistillationStage(model, vae, images, held_out, CPU, copy.deepcopy(teacher), count=count, seed=seed)
     model.preconditioning.load_state_dict(untrained("flow_map").preconditioning.state_dict())
     return stage
 
@@ -66,8 +69,8 @@ def test_steps_go_down_a_walk_from_every_place_to_every_other(vae):
     far = start < land
     assert float(far.float().mean()) == pytest.approx(0.75, abs=0.01)
     assert (start <= land).all()
-    assert len(set(zip(start[far].tolist(), land[far].tolist(), strict=True))) == STEPS * (STEPS + 1) // 2
-    assert stage.walks.shape == (2 * PART, STEPS + 1, 4, 1, 1)
+    assert len(set(zip(start[far].tolist(), land[far].tolist(), strict=True))) == WALK_STEPS * (WALK_STEPS + 1) // 2
+    assert stage.walks.shape == (2 * PART, WALK_STEPS + 1, 4, 1, 1)
     one, other = stage.walk_levels
     assert (one[0], one[-1]) == (other[0], other[-1]) == (1, 0)
     assert (one.diff() < 0).all()
@@ -105,17 +108,7 @@ def test_one_evaluation_lands_where_the_teachers_walk_ends(vae, tmp_path):
 
 def test_a_killed_training_goes_on_to_the_same_weights(vae, tmp_path):
     few = {"count": 64, "images": 1_024, "validate_images": 1_024, "checkpoint_images": 512}
-    whole = trained(vae, tmp_path / "whole", **few)
-    whole.fit()
-    killed = trained(vae, tmp_path / "killed", **few)
-    for _ in range(2):
-        killed._step()
-    killed._save()
-    again = trained(vae, tmp_path / "killed", **few)
-    again.resume()
-    assert again.images == 512
-    again.fit()
-    assert all(torch.equal(value, again.ema.state_dict()[key]) for key, value in whole.ema.state_dict().items())
+    whole_and_resumed(partial(trained, vae, **few), tmp_path, 512)
 
 
 def test_a_teacher_that_does_not_fit_is_refused(vae):

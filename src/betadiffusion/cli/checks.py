@@ -187,7 +187,8 @@ def _unread(config: RunConfig) -> Iterator[str]:
     uneven = "joint" in config.stages and config.levels.start_power != config.levels.power
     logit = ["diffusion.logit_mean", "diffusion.logit_scale"]
     joint, decoder = "joint" in config.stages, config.decoder
-    loose = ["diffusion.weighting", "diffusion.levels", "diffusion.velocity"]
+    errors = ["diffusion.weighting", "diffusion.levels"]  # how they are weighed and where they are met
+    loose = [*errors, "diffusion.velocity"]
     frozen_rates = [f"decoder_training.{rate}" for rate in ("encoder_rate", "curve_rate")]
     taught = config.diffusion.teacher is not None
     asked, every = config.condition.kind, [key for key in values if key.startswith("condition.")]
@@ -222,11 +223,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
         (not decoder.adversarial, ["decoder.start_images", "decoder.channels"], "with decoder.adversarial 0"),
         (not decoder.walked, ["decoder.walk_level", "decoder.walk_steps"], "with decoder.walked 0"),
         (config.diffusion.weighting != "learned", ["diffusion_training.curve_rate"], "with the VAE frozen then"),
-        (
-            taught,
-            [*loose[:2], "cache.levels"],
-            "with diffusion.teacher, whose walks have levels and codes of their own",
-        ),
+        (taught, [*errors, "cache.levels"], "with diffusion.teacher, whose walks have levels and codes already"),
         (not taught, ["diffusion.walks"], "without diffusion.teacher"),
         (joint, ["diffusion.teacher"], "with stage 'joint', which makes a VAE of its own"),
         (config.diffusion.levels != "logit_normal", logit, "unless diffusion.levels is 'logit_normal'"),

@@ -25,7 +25,7 @@ from betadiffusion.training.denoising import NEAR
 from betadiffusion.training.diffusion_stage import DiffusionStage
 from betadiffusion.training.models import Autoencoder
 
-STEPS = 24  # of a walk
+WALK_STEPS = 24  # of a walk
 PART = 1_000  # walks over the same levels
 NEAR_SHARE = 0.25  # of all steps, on the velocity of z, their limit
 NOISE_WEIGHT = 0.1  # of the error of eps, which only samplers that add noise need
@@ -71,9 +71,9 @@ class DistillationStage(DiffusionStage):
         if self.walks is None:
             self._walk(self.walks_wanted, torch.Generator().manual_seed(self.seed))
         walk = torch.randint(len(self.walks), (batch,), generator=generator)
-        start = torch.randint(STEPS, (batch,), generator=generator)
+        start = torch.randint(WALK_STEPS, (batch,), generator=generator)
         u = torch.rand(2, batch, generator=generator)
-        onward = 1 + (u[0] * (STEPS - start)).long().clamp(max=STEPS - start - 1)
+        onward = 1 + (u[0] * (WALK_STEPS - start)).long().clamp(max=WALK_STEPS - start - 1)
         return walk, start, torch.where(u[1] < NEAR_SHARE, start, start + onward)
 
     def losses(self, model: nn.Module, indices: np.ndarray, draws: tuple[Tensor, ...]) -> Tensor:
@@ -95,9 +95,9 @@ class DistillationStage(DiffusionStage):
 
     @torch.no_grad()
     def _walk(self, count: int, generator: torch.Generator) -> None:
-        """Makes `walks` (count, STEPS + 1, C,H,W) over `walk_levels` (parts, STEPS + 1), and what each is asked for."""
+        """Makes `walks` (count, steps + 1, C,H,W) over `walk_levels` (parts, steps + 1), and what each is asked for."""
         denoiser, shape = self.teacher, self.vae.latent_shape
-        even = walk_levels(denoiser, self.vae.schedule, "fitted", STEPS).cpu()
+        even = walk_levels(denoiser, self.vae.schedule, "fitted", WALK_STEPS).cpu()
         prior_scale = self.vae.prior_scale(torch.tensor(1.0, device=self.device))
         method = solver_method(denoiser)
         variable = solver_variable(denoiser, method)
@@ -107,7 +107,7 @@ class DistillationStage(DiffusionStage):
         walks, levels = [], []
         for part in tqdm(torch.arange(count).split(PART), desc="the teacher's walks", disable=self.quiet):
             # the levels between the ends are others in each part, so that the map learns to go from and to any
-            place = torch.arange(1, STEPS) + torch.rand((), generator=generator, dtype=torch.float64) - 0.5
+            place = torch.arange(1, WALK_STEPS) + torch.rand((), generator=generator, dtype=torch.float64) - 0.5
             below = place.long()
             between = torch.lerp(even[below], even[below + 1], place - below)
             levels.append(torch.cat([even[:1], between, even[-1:]]))
