@@ -46,7 +46,7 @@ from betadiffusion.training.trainer import Trainer
 from betadiffusion.training.vae_stage import VAEStage
 
 EVALUATIONS = (4, 10, 20, 50)
-VARIABLES: tuple[samplers.Variable, ...] = ("t", "sigma")
+VARIABLES: tuple[samplers.Variable, ...] = ("t", "sigma", "standard")
 Changes = dict[str, Any]
 ONE_SIGMA: Changes = {"vae.sigma_from": "level"}  # in whose units a path's curvature is
 CHOICES: dict[str, dict[str, Changes]] = {
@@ -174,7 +174,7 @@ class Bench:
         """Least distance at so many evaluations, and the solver that has it."""
         found = []
         for method, variable in itertools.product(samplers.METHODS, VARIABLES):
-            if (method, variable) == ("euler", "t") and config.diffusion.prediction in STEPS:
+            if method == "euler" and variable != "sigma" and config.diffusion.prediction in STEPS:
                 continue  # a delta over the whole step goes with eps over the whole change of sigma
             steps = max(n for n in range(1, evaluations + 1) if samplers.evaluations(method, n) <= evaluations)
             drawn = samples(pipeline, Sampler(method, steps, variable), self.count, config)

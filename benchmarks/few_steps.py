@@ -1,7 +1,7 @@
 """Distance of samples against network evaluations, for every sampler, solver's variable and clock, from the same noise.
 
-    python benchmarks/few_steps.py runs/shapes [runs/shapes-seed1 ...] [--methods heun multistep] [--variables t sigma]
-        [--clocks uniform fitted] [--evaluations 2 5 10 20 50 200] [--count 1000] [--noises 1] [--map runs/map]
+    python benchmarks/few_steps.py runs/shapes [runs/shapes-seed1 ...] [--methods heun multistep]
+        [--variables standard t] [--clocks uniform fitted] [--evaluations 2 5 10 20 50 200] [--count 1000] [--noises 1] [--map runs/map]
         [--out few_steps]
 
 Several runs are training seeds of one configuration: the table then gives the mean and its standard error; of one run
@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--variables", nargs="+", choices=get_args(samplers.Variable), default=["t", "sigma"])
+    parser.add_argument("--variables", nargs="+", choices=get_args(samplers.Variable), default=["standard", "t"])
     parser.add_argument("--clocks", nargs="+", choices=CLOCKS, default=["uniform", "fitted"])
     parser.add_argument("--evaluations", nargs="+", type=int, default=[2, 4, 5, 10, 20, 50, 200])
     parser.add_argument("--no-algorithm2", action="store_true")

@@ -10,7 +10,7 @@ import torch
 from betadiffusion import clocks, samplers
 from betadiffusion.clocks import Path, clock_levels
 from betadiffusion.gaussian import split
-from betadiffusion.levels import interpolate, uniform
+from betadiffusion.levels import integral, interpolate, uniform
 from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.oracle import MixtureOracle, example_path
@@ -176,6 +176,30 @@ def test_a_denoisers_tables_are_its_path():
     for name in ("log_snr", "rate_linear", "path_length"):
         walked = walk_levels(denoiser, Linear(), name, 9, 0.9, 0.1)
         assert torch.allclose(walked, clock_levels(name, 9, 0.9, 0.1, known), atol=0.01)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.01, 0.3, 0.5, 1.0])
+def test_moments_are_integrals_of_their_velocities(level):
+    """Mean 0 and scale sqrt(4 (1-t)^2 + sigma^2) here, with their slopes: exact for the knots' own line."""
+    t = torch.tensor(level, dtype=torch.float64)
+    mean, scale = calibrated_denoiser().moments(t)
+    assert torch.allclose(mean, torch.zeros(3, 1, 1), atol=0.05)
+    assert torch.allclose(scale, (4 * (1 - t) ** 2 + (0.05 + 0.95 * t) ** 2).sqrt().float(), rtol=0.02)
+    line = 1 + torch.linspace(0, 1, 33, dtype=torch.float64)[:, None] * torch.tensor([2.0, -4.0])
+    inner = t.clamp(1e-9, 1 - 1e-9)
+    value, slope = torch.func.jvp(lambda u: integral(u, line), (inner,), (torch.ones_like(inner),))
+    assert torch.allclose(value, torch.stack([t + t**2, t - 2 * t**2]), atol=1e-8)
+    assert torch.allclose(slope, torch.stack([1 + 2 * t, 1 - 4 * t]), atol=1e-8)
+
+
+def test_a_denoiser_that_adds_nothing_to_its_gaussian_part_walks_in_one_step():
+    """As far as its tables are fine: 100 steps of the plainest ODE land in the same places."""
+    denoiser = calibrated_denoiser()
+    z = torch.randn(50, 3, 1, 1, generator=torch.Generator().manual_seed(1))
+    own = {"method": "multistep", "variable": "standard", "moments": denoiser.moments}
+    once = samplers.sample(denoiser.predict, z, uniform(1), denoiser.sigma, **own)
+    steps = samplers.sample(denoiser.predict, z, uniform(100), denoiser.sigma, method="heun", variable="t")
+    assert float((once - steps).norm() / steps.norm()) < 0.01
 
 
 def test_the_fitted_clock_is_measured_once(tmp_path):

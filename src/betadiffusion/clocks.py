@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from betadiffusion.levels import even_in, uniform
-from betadiffusion.samplers import Predict, Sigma, sample
+from betadiffusion.samplers import Moments, Predict, Sigma, Variable, sample
 from betadiffusion.schedules import Schedule
 
 Clock = Literal["uniform", "log_snr", "rate_linear", "path_length", "fitted", "beta_linear", "beta_sinusoidal"]
@@ -94,6 +94,8 @@ def fit(
     sigma: Sigma,
     z: Tensor,
     steps: int = FIT_STEPS,
+    variable: Variable = "sigma",
+    moments: Moments | None = None,
     time_share: float = TIME_SHARE,
     noise_power: float = NOISE_POWER,
 ) -> tuple[Tensor, Tensor]:
@@ -103,11 +105,15 @@ def fit(
     alike when an error is weighed by the noise where it lands (`noise_power` is that of sigma, 0 weighs all alike): the
     less noise, the more is decided, and an error costs no more than detail. A quarter of the clock (`time_share`) is t,
     so that no step is longer than four even ones: where C is small, steps without a limit reach into where it is not.
+    variable and moments are those of `samplers.sample`: what errs is a step in that variable.
     """
     levels = uniform(steps)
     errors = []
     for step in pairwise(levels):
-        euler, z = (sample(predict, z, torch.stack(step), sigma, method=method) for method in ("euler", "heun"))
+        euler, z = (
+            sample(predict, z, torch.stack(step), sigma, method=method, variable=variable, moments=moments)
+            for method in ("euler", "heun")
+        )
         errors.append(sigma(step[1]) ** noise_power * (z - euler).square().mean().sqrt())
     rising, travelled = levels.flip(0), torch.stack(errors).double().cpu().sqrt().flip(0).cumsum(0)
     equal = torch.cat([travelled.new_zeros(1), travelled / travelled[-1]])

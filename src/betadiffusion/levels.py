@@ -34,3 +34,12 @@ def interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     share = ((x - left) / (right - left)).clamp(0, 1)
     share = share.reshape(share.shape + (1,) * (values.ndim - 1))
     return torch.lerp(values[index - 1], values[index], share.to(values.dtype))
+
+
+def integral(x: Tensor, values: Tensor) -> Tensor:
+    """Integral from 0 to x () of the line through values (K, ...) at even knots of [0, 1], bent at each: (...)."""
+    knots = torch.linspace(0, 1, len(values), dtype=torch.float64, device=values.device)
+    whole = torch.cumulative_trapezoid(values, knots, dim=0)
+    i = int((torch.searchsorted(knots, x.detach().double(), right=True) - 1).clamp(0, len(knots) - 2))
+    before = whole[i - 1] if i else torch.zeros_like(whole[0])
+    return before + (x - knots[i]) * (values[i] + interpolate(x, knots, values)) / 2

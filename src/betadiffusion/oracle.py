@@ -34,6 +34,13 @@ class MixtureOracle:
         identity = torch.eye(self.means.shape[1], dtype=self.means.dtype)
         return self.a(t) * self.means, self.a(t) ** 2 * self.covariances + self.sigma(t) ** 2 * identity
 
+    def moments(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of z_t in each dimension: (d,) each."""
+        means, covariances = self.marginal(t)
+        mean = self.weights @ means
+        second = self.weights @ (covariances.diagonal(dim1=1, dim2=2) + means.square())
+        return mean, (second - mean.square()).sqrt()
+
     def log_density(self, z: Tensor, t: Tensor) -> Tensor:
         """log q(z_t) of z (B,d), in nats: (B,)."""
         return torch.logsumexp(self._log_joint(z, t), dim=1)

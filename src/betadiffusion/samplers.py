@@ -17,15 +17,20 @@ whose terms are integrated over a step as polynomials through their last known v
 value at t, "heun" those at t and s, "multistep" the last two and "multistep3" the last three (Adams-Bashforth, for
 steps of any sizes). Where steps are few, the past misleads wherever the path turns: what it adds to Euler's step counts
 less, latent by latent, where that is longer than `TRUST` of the step itself, as with slope limiters.
-`variable` says what is a polynomial in what, three ways to write the same ODE:
+`variable` says what is a polynomial in what, four ways to write the same ODE:
 
     "t"          dz           = (velocity + eps d(sigma)/dt) dt
     "sigma"      dz           = velocity dt + eps d(sigma)
     "log_snr"    d(z / sigma) = velocity / sigma dt + f_hat e^l dl,       l = -log(sigma), the e^l integrated exactly
+    "standard"   dy           = (velocity + eps d(sigma)/dt - m' - r' y) / r dt,        y = (z - m) / r
+
+m and r are the mean and standard deviation of z_t, its `moments`: where z is Gaussian, y stands still and any step is
+exact.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -37,15 +42,16 @@ from betadiffusion.gaussian import Generators, expand_as, randn
 Prediction = tuple[Tensor, Tensor]
 Predict = Callable[[Tensor, Tensor, Tensor], Prediction]
 Sigma = Callable[[Tensor], Tensor]
+Moments = Callable[[Tensor], tuple[Tensor, Tensor]]
 Callback = Callable[[int, Tensor, Tensor], None]
 Method = Literal["euler", "heun", "multistep", "multistep3"]
 METHODS: tuple[Method, ...] = ("euler", "heun", "multistep", "multistep3")
-Variable = Literal["t", "sigma", "log_snr"]
-VARIABLES: tuple[Variable, ...] = ("t", "sigma", "log_snr")
+Variable = Literal["t", "sigma", "log_snr", "standard"]
+VARIABLES: tuple[Variable, ...] = ("t", "sigma", "log_snr", "standard")
 
 VALUES = {"euler": 1, "heun": 1, "multistep": 2, "multistep3": 3}  # of the past and present that a step builds on
 AHEAD = 2.0**-20  # levels over which delta is asked for, to have it as a velocity: float32 levels keep it exact
-TRUST = 0.8  # of the length of Euler's step: longer changes of it by values of the past count less
+TRUST = 0.5  # of the length of Euler's step: longer changes of it by values of the past count less
 NEAR = 0.05  # share of a step: values that are nearer to each other tell no slope
 
 
@@ -67,6 +73,7 @@ def sample(
     *,
     method: Method = "heun",
     variable: Variable = "sigma",
+    moments: Moments | None = None,
     eta: float = 0.0,
     churn: float = 0.0,
     generator: Generators | None = None,
@@ -75,13 +82,18 @@ def sample(
     """Latents at level `levels[-1]` from latents z (B, ...) at level `levels[0]`.
 
     predict(z, t, s) -> (eps, delta), t and s 0-d; levels a falling 1-d tensor in [0, 1]; sigma a differentiable
-    function of t; method and variable as above ("heun" costs two evaluations a step, "multistep3" one more than steps).
+    function of t; method and variable as above ("heun" costs two evaluations a step, "multistep3" one more than steps);
+    moments, which "standard" needs: the mean and the standard deviation of z_t, broadcast to z, differentiable in t.
     eta >= 0: the share of fresh noise; churn >= 0: before each step but the first z climbs by so many steps, noise
     added (Karras et al. 2022, Alg. 2); both draw from `generator`, one or a list of one per latent, and with both at 0
     nothing is random. callback(step, z, level) after every step.
-    Raises ValueError for levels that do not fall, an unknown method or variable and a negative eta or churn.
+    Raises ValueError for levels that do not fall, an unknown method or variable, a negative eta or churn, and for
+    "standard" without moments.
     """
     _check(levels, method, variable, eta, churn)
+    if variable == "standard" and moments is None:
+        raise ValueError("variable 'standard' needs the moments of z_t")
+    ode = _Ode(variable, sigma, moments if variable == "standard" else None)
     past: list[Known] = []
     velocity: Tensor | None = None
     for i, (t, s) in enumerate(pairwise(levels)):
@@ -91,12 +103,12 @@ def sample(
             spread = (sigma(up).square() - sigma(t).square()).clamp(min=0).sqrt()
             z, t = z + velocity * (up - t) + spread * randn(z.shape, z, generator), up
         eps, velocity = _ask(predict, z, t, s, method)
-        past = [_known(variable, z, eps, velocity, t, s, sigma), *past][: VALUES[method]]
-        landed = _step(variable, z, past, t, s, sigma)
+        past = [ode.known(z, eps, velocity, t, s), *past][: VALUES[method]]
+        landed = ode.step(z, past, t, s)
         if method == "heun" or (method == "multistep3" and i == 0):
             eps, velocity = _ask(predict, landed, s, t, method)
-            ends = [past[0], _known(variable, landed, eps, velocity, s, t, sigma)]
-            landed = _step(variable, z, ends, t, s, sigma, trust=None)
+            ends = [past[0], ode.known(landed, eps, velocity, s, t)]
+            landed = ode.step(z, ends, t, s, trust=None)
         if eta > 0:
             # of the noise in z_s, sigma_s eps, a part becomes new: sqrt(sigma_s^2 - k^2) eps + k noise
             k, sigma_s = posterior_noise(sigma(t), sigma(s), eta), sigma(s)
@@ -142,45 +154,62 @@ def _ask(predict: Predict, z: Tensor, t: Tensor, s: Tensor, method: Method) -> P
     return eps, delta / tau
 
 
-def _known(
-    variable: Variable, z: Tensor, eps: Tensor, velocity: Tensor, t: Tensor, toward: Tensor, sigma: Sigma
-) -> Known:
-    """The values at level t; `toward` is the step's other end, on whose side of t sigma is differentiated."""
-    if variable == "t":
-        beside = t + math.copysign(AHEAD, float(toward - t))
-        slope = torch.func.jvp(sigma, (beside,), (torch.ones_like(beside),))[1]
-        values = [velocity + slope * eps]
-    elif variable == "sigma":
-        values = [velocity, eps]
-    else:
-        values = [velocity / sigma(t), z - sigma(t) * eps]
-    return Known(values, _coordinates(variable, t, sigma))
+@dataclass(frozen=True)
+class _Ode:
+    """The ODE in one of its variables, and its steps; moments for "standard" only."""
 
+    variable: Variable
+    sigma: Sigma
+    moments: Moments | None
 
-def _coordinates(variable: Variable, t: Tensor, sigma: Sigma) -> list[float]:
-    if variable == "t":
+    def known(self, z: Tensor, eps: Tensor, velocity: Tensor, t: Tensor, toward: Tensor) -> Known:
+        """The values at level t; `toward` is the step's other end, on whose side of t curves are differentiated."""
+        if self.variable == "sigma":
+            values = [velocity, eps]
+        elif self.variable == "log_snr":
+            values = [velocity / self.sigma(t), z - self.sigma(t) * eps]
+        else:
+            beside = t + math.copysign(AHEAD, float(toward - t))
+            one = torch.ones_like(beside)
+            values = [velocity + torch.func.jvp(self.sigma, (beside,), (one,))[1] * eps]
+            if self.moments is not None:
+                (m, r), (m_slope, r_slope) = torch.func.jvp(self.moments, (beside,), (one,))[:2]
+                values = [(values[0] - m_slope - r_slope * (z - m) / r) / r]
+        return Known(values, self._coordinates(t))
+
+    def step(self, z: Tensor, known: list[Known], t: Tensor, s: Tensor, trust: float | None = TRUST) -> Tensor:
+        """z (B, ...) from level t to s by polynomials through what is known, `known[0]` at t; trust None for all."""
+        (m_t, r_t), (m_s, r_s) = self._frame(t), self._frame(s)
+        y = (z - m_t) / r_t
+        for j, end in enumerate(self._coordinates(s)):
+            points: dict[float, Tensor] = {}
+            for values, coordinates in known:
+                x = coordinates[j]
+                if all(abs(x - other) > NEAR * abs(end - known[0].coordinates[j]) for other in points):
+                    points[x] = values[j]
+            exponential = self.variable == "log_snr" and j == 1
+            (start, value), *_ = points.items()
+            euler = quadrature([start], end, exponential=exponential)[0] * value
+            weights = quadrature(list(points), end, exponential=exponential)
+            rest = sum(weight * value for weight, value in zip(weights, points.values(), strict=True)) - euler
+            y = y + euler + (rest if trust is None else _damped(rest, trust * _length(euler)))
+        return m_s + r_s * y
+
+    def _frame(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """m and r of what is integrated, y = (z - m) / r, at level t."""
+        if self.variable == "log_snr":
+            return torch.zeros_like(t), self.sigma(t)
+        if self.moments is not None:
+            return self.moments(t)
+        return torch.zeros_like(t), torch.ones_like(t)
+
+    def _coordinates(self, t: Tensor) -> list[float]:
+        """What each of the values is integrated over, at level t."""
+        if self.variable == "sigma":
+            return [float(t), float(self.sigma(t))]
+        if self.variable == "log_snr":
+            return [float(t), -math.log(float(self.sigma(t)))]
         return [float(t)]
-    return [float(t), float(sigma(t)) if variable == "sigma" else -math.log(float(sigma(t)))]
-
-
-def _step(
-    variable: Variable, z: Tensor, known: list[Known], t: Tensor, s: Tensor, sigma: Sigma, trust: float | None = TRUST
-) -> Tensor:
-    """z (B, ...) from level t to s by the polynomials through what is known, `known[0]` at t; trust None for all."""
-    change = torch.zeros_like(z)
-    for j, end in enumerate(_coordinates(variable, s, sigma)):
-        points: dict[float, Tensor] = {}
-        for values, coordinates in known:
-            x = coordinates[j]
-            if all(abs(x - other) > NEAR * abs(end - known[0].coordinates[j]) for other in points):
-                points[x] = values[j]
-        exponential = variable == "log_snr" and j == 1
-        (start, value), *_ = points.items()
-        euler = quadrature([start], end, exponential=exponential)[0] * value
-        weights = quadrature(list(points), end, exponential=exponential)
-        rest = sum(weight * value for weight, value in zip(weights, points.values(), strict=True)) - euler
-        change = change + euler + (rest if trust is None else _damped(rest, trust * _length(euler)))
-    return sigma(s) * (z / sigma(t) + change) if variable == "log_snr" else z + change
 
 
 def _damped(x: Tensor, most: Tensor) -> Tensor:

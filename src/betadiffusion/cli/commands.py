@@ -114,7 +114,7 @@ def sample(
         steps: steps from noise to image; "heun" takes two network evaluations in each, the others one.
         method: euler, heun, multistep (order 2) or multistep3 (order 3); by default multistep, but euler for a denoiser
             that is told the level to go to (any_step, flow_map).
-        variable: what the steps are polynomials in: t, sigma or log_snr; by default what suits.
+        variable: what the steps are polynomials in: t, sigma, log_snr or standard; by default what suits.
         eta: share of fresh noise: 0 for none (an ODE), 1 for the posterior of Eq. 15.
         churn: steps to climb, under fresh noise, before each step down; 0 for none.
         clock: what the levels are even in: uniform, log_snr, rate_linear, path_length, fitted (to Euler's error,
@@ -197,7 +197,8 @@ def reconstruct(
         end: level to walk to, with --denoise.
         steps: steps of the walk, with --denoise; "heun" takes two network evaluations in each, the others one.
         method: euler, heun, multistep or multistep3, with --denoise; by default as for `sample`.
-        variable: what the steps are polynomials in: t, sigma or log_snr; by default what suits, with --denoise.
+        variable: what the steps are polynomials in: t, sigma, log_snr or standard, with --denoise; by default what
+            suits.
         eta: share of fresh noise in the walk, with --denoise.
         churn: steps to climb, under fresh noise, before each step down, with --denoise.
         clock: what the levels are even in, with --denoise; see `sample`.

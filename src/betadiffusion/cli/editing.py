@@ -148,7 +148,7 @@ def edit(
         end: level to walk to.
         steps: steps of the walk; "heun" takes two network evaluations in each, the others one.
         method: euler, heun, multistep (order 2) or multistep3 (order 3); by default as for `sample`.
-        variable: what the steps are polynomials in: t, sigma or log_snr; by default what suits.
+        variable: what the steps are polynomials in: t, sigma, log_snr or standard; by default what suits.
         eta: share of fresh noise in the walk.
         churn: steps to climb, under fresh noise, before each step down; 0 for none.
         clock: what the levels are even in; see betadiffusion sample.
@@ -239,7 +239,7 @@ def interpolate(
         end: level to walk to.
         steps: steps of the walk; "heun" takes two network evaluations in each, the others one.
         method: euler, heun, multistep (order 2) or multistep3 (order 3); by default as for `sample`.
-        variable: what the steps are polynomials in: t, sigma or log_snr; by default what suits.
+        variable: what the steps are polynomials in: t, sigma, log_snr or standard; by default what suits.
         eta: share of fresh noise in the walk.
         churn: steps to climb, under fresh noise, before each step down; 0 for none.
         clock: what the levels are even in; see betadiffusion sample.

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 Method = Literal["euler", "heun", "multistep", "multistep3"]
-Variable = Literal["t", "sigma", "log_snr"]
+Variable = Literal["t", "sigma", "log_snr", "standard"]
 Clock = Literal["uniform", "log_snr", "rate_linear", "path_length", "fitted", "beta_linear", "beta_sinusoidal"]
 
 DEFAULTS: dict[str, Any] = {

@@ -143,3 +143,7 @@ class NonlinearDenoiser(ModelMixin, ConfigMixin):
     def sigma(self, t: Tensor) -> Tensor:
         """sigma(t) of the VAE whose levels this network walks, shaped like t."""
         return self.preconditioning.sigma(t)
+
+    def moments(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of z_t by channel, of the data it was calibrated with: (C,1,1) each, t ()."""
+        return self.preconditioning.moments(t)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from betadiffusion.levels import interpolate
+from betadiffusion.levels import integral, interpolate
 
 FLOOR = 0.05  # least scale, relative: a channel that the level has shut is not worth the network's capacity
 PAPER_STEP = 1e-3  # tau of Eq. 19
@@ -99,6 +99,19 @@ class Preconditioning(nn.Module):
     def signal_power(self, t: Tensor) -> Tensor:
         """Variance of f at levels t, mean over channels, shaped like t."""
         return self._at(t, self.f_variance.mean(1))
+
+    def moments(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of z_t, (C,1,1) each, t (): by their velocities, and therefore smooth in t.
+
+        d(E f)/dt = E v and d(sqrt T)/dt = sqrt T (C(f,v) + sigma s') / T, integrated from level 0.
+        """
+        knots = torch.linspace(0, 1, len(self.f_mean), device=self.f_mean.device)
+        sigma, slope = (curve(knots)[:, None] for curve in (self.sigma, self.sigma_slope))
+        total = self.f_variance + sigma.square()
+        rates = torch.stack([self.v_mean, (self.covariance + sigma * slope) / total], dim=1)
+        change, log_ratio = integral(t, rates.double())
+        mean, scale = self.f_mean[0] + change, total[0].sqrt() * log_ratio.exp()
+        return mean.to(self.f_mean)[:, None, None], scale.to(self.f_mean)[:, None, None]
 
     def sigma_slope(self, t: Tensor) -> Tensor:
         """d(sigma)/dt over the width of a knot's interval, shaped like t: smooth, though sigma has corners."""

@@ -272,7 +272,8 @@ class BetaDiffusionPipeline(DiffusionPipeline):
                     callback(i, z, level)
 
             return samplers.sample(
-                predict, z, levels, self.denoiser.sigma, method=method, variable=variable, eta=eta, churn=churn,
+                predict, z, levels, self.denoiser.sigma, method=method, variable=variable,
+                moments=self.denoiser.moments, eta=eta, churn=churn,
                 generator=split(generator, len(z)) if eta or churn else None, callback=stepped,
             )  # fmt: skip
 

@@ -20,8 +20,8 @@ def solver_method(denoiser: NonlinearDenoiser) -> Method:
 
 
 def solver_variable(denoiser: NonlinearDenoiser, method: Method) -> Variable:
-    """What suits: t is the straightest; sigma makes Euler's step the prediction of a denoiser trained to land it."""
-    return "sigma" if method == "euler" and denoiser.config.prediction in STEPS else "t"
+    """What suits: standard is the straightest; sigma makes Euler's step the prediction of one trained to land it."""
+    return "sigma" if method == "euler" and denoiser.config.prediction in STEPS else "standard"
 
 
 def walk_levels(
@@ -65,7 +65,11 @@ def fit_clock(
     """
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(FIT_LATENTS, *denoiser.config.latent_shape, generator=generator).to(denoiser.device)
-    fitted = fit(denoiser.predict, denoiser.sigma, z, time_share=time_share, noise_power=noise_power)
+    variable = solver_variable(denoiser, solver_method(denoiser))
+    fitted = fit(
+        denoiser.predict, denoiser.sigma, z, variable=variable, moments=denoiser.moments,
+        time_share=time_share, noise_power=noise_power,
+    )  # fmt: skip
     readings: list[float] = fitted[1].tolist()
     denoiser.register_to_config(fitted_clock=readings)
     return readings

@@ -19,15 +19,17 @@ WALK_BATCH = 500
 OFFSETS = {"levels": 1, "codes": 2, "noise": 3, "fresh noise": 4, "pictures": 5}  # of the seeds, each its own stream
 
 
-RANDOM: dict[str, dict[str, Any]] = {  # methods of `Sampler` as options of `samplers.sample`
-    "eta=1": {"method": "euler", "eta": 1.0},
+RANDOM: dict[str, dict[str, Any]] = {  # methods of `Sampler` as options of `samplers.sample`, else the denoiser's own
+    "eta=0.5": {"eta": 0.5},
+    "eta=1": {"eta": 1.0},
+    "churn=0.5": {"method": "heun", "churn": 0.5},
     "churn=1": {"method": "heun", "churn": 1.0},
 }
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """One way from noise to level 0: a method of `samplers`, "eta=1" (Euler), "churn=1" (Heun) or "algorithm2".
+    """One way from noise to level 0: a method of `samplers`, one of `RANDOM` or "algorithm2".
 
     variable: the solver's, None for what suits.
     """
@@ -104,7 +106,8 @@ def samples(
 ) -> Tensor:
     """New images by one sampler; every sampler starts from the same noise. `levels`: None for the pipeline's own."""
     levels = default_levels(pipeline, sampler) if levels is None else levels
-    options = {"method": sampler.method} | RANDOM.get(sampler.method, {})
+    own = solver_method(pipeline.denoiser)
+    options = {"method": own} | RANDOM[sampler.method] if sampler.method in RANDOM else {"method": sampler.method}
     options["variable"] = sampler.variable or solver_variable(pipeline.denoiser, options["method"])
     noise = torch.Generator().manual_seed(seed_for(config, "noise"))
     fresh = torch.Generator().manual_seed(seed_for(config, "fresh noise"))
@@ -115,7 +118,9 @@ def samples(
         if sampler.method == "algorithm2":
             z = samplers.algorithm2(predict, z, levels, sigma, generator=fresh)
         else:
-            z = samplers.sample(predict, z, levels, sigma, generator=fresh, **options)
+            z = samplers.sample(
+                predict, z, levels, sigma, moments=pipeline.denoiser.moments, generator=fresh, **options
+            )
         images.append(_decode(pipeline, z, 0.0))
     return torch.cat(images)
 
