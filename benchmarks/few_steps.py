@@ -1,8 +1,8 @@
 """Distance of samples against network evaluations, for every sampler, solver's variable and clock, from the same noise.
 
     python benchmarks/few_steps.py runs/shapes [runs/shapes-seed1 ...] [--methods heun multistep]
-        [--variables standard t] [--clocks uniform fitted] [--evaluations 2 5 10 20 50 200] [--count 1000] [--noises 1] [--map runs/map]
-        [--out few_steps]
+        [--variables standard t] [--clocks uniform fitted] [--evaluations 2 5 10 20 50 200] [--count 1000] [--noises 1]
+        [--map runs/map] [--out few_steps]
 
 Several runs are training seeds of one configuration: the table then gives the mean and its standard error; of one run
 it gives them over `--noises` draws of the noise that the walks start from, the report's own first. Each method takes
