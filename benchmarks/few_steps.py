@@ -11,7 +11,7 @@ stands beside them with 20, 200 and 1,000 steps, and the flow map of `--map` by 
 Distances are the report's: its features, held-out images, seeds.
 
 Writes few_steps.json and few_steps.png and prints a table of every row with its ratio to the best of all. Interrupted,
-the same command goes on where it stopped, and other options add rows. The default grid takes about 15 minutes a run on
+the same command goes on where it stopped, and other options add rows. The default grid takes about 25 minutes a run on
 2 CPU cores at 32x32, half of it for the samplers of 200 evaluations and more.
 """
 
