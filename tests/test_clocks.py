@@ -182,7 +182,7 @@ def test_a_denoisers_tables_are_its_path():
 def test_moments_are_integrals_of_their_velocities(level):
     """Mean 0 and scale sqrt(4 (1-t)^2 + sigma^2) here, with their slopes: exact for the knots' own line."""
     t = torch.tensor(level, dtype=torch.float64)
-    mean, scale = calibrated_denoiser().moments(t)
+    mean, scale = calibrated_denoiser().moments()(t)
     assert torch.allclose(mean, torch.zeros(3, 1, 1), atol=0.05)
     assert torch.allclose(scale, (4 * (1 - t) ** 2 + (0.05 + 0.95 * t) ** 2).sqrt().float(), rtol=0.02)
     line = 1 + torch.linspace(0, 1, 33, dtype=torch.float64)[:, None] * torch.tensor([2.0, -4.0])
@@ -196,7 +196,7 @@ def test_a_denoiser_that_adds_nothing_to_its_gaussian_part_walks_in_one_step():
     """As far as its tables are fine: 100 steps of the plainest ODE land in the same places."""
     denoiser = calibrated_denoiser()
     z = torch.randn(50, 3, 1, 1, generator=torch.Generator().manual_seed(1))
-    own = {"method": "multistep", "variable": "standard", "moments": denoiser.moments}
+    own = {"method": "multistep", "variable": "standard", "moments": denoiser.moments()}
     once = samplers.sample(denoiser.predict, z, uniform(1), denoiser.sigma, **own)
     steps = samplers.sample(denoiser.predict, z, uniform(100), denoiser.sigma, method="heun", variable="t")
     assert float((once - steps).norm() / steps.norm()) < 0.01

@@ -22,6 +22,7 @@ from betadiffusion.nn.dit import LevelDiT
 from betadiffusion.nn.mlp import LevelMLP
 from betadiffusion.nn.preconditioning import PREDICTIONS, STEPS, Preconditioning
 from betadiffusion.nn.unet import LevelUNet
+from betadiffusion.samplers import Moments
 
 
 class DenoiserOutput(NamedTuple):
@@ -144,6 +145,6 @@ class NonlinearDenoiser(ModelMixin, ConfigMixin):
         """sigma(t) of the VAE whose levels this network walks, shaped like t."""
         return self.preconditioning.sigma(t)
 
-    def moments(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of z_t by channel, of the data it was calibrated with: (C,1,1) each, t ()."""
-        return self.preconditioning.moments(t)
+    def moments(self) -> Moments:
+        """Mean and standard deviation of z_t by channel, (C,1,1) each, of the data it was calibrated with, by t ()."""
+        return self.preconditioning.moments()

@@ -13,6 +13,7 @@ The network sees z standardised and predicts what is left over in units of its o
 preconditioning (Karras et al. 2022, sec. 5) for a path whose signal is learned.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -100,18 +101,23 @@ class Preconditioning(nn.Module):
         """Variance of f at levels t, mean over channels, shaped like t."""
         return self._at(t, self.f_variance.mean(1))
 
-    def moments(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of z_t, (C,1,1) each, t (): by their velocities, and therefore smooth in t.
+    def moments(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Mean and standard deviation of z_t, (C,1,1) each, as a function of t (): by their velocities, so smooth in t.
 
         d(E f)/dt = E v and d(sqrt T)/dt = sqrt T (C(f,v) + sigma s') / T, integrated from level 0.
         """
         knots = torch.linspace(0, 1, len(self.f_mean), device=self.f_mean.device)
         sigma, slope = (curve(knots)[:, None] for curve in (self.sigma, self.sigma_slope))
         total = self.f_variance + sigma.square()
-        rates = torch.stack([self.v_mean, (self.covariance + sigma * slope) / total], dim=1)
-        change, log_ratio = integral(t, rates.double())
-        mean, scale = self.f_mean[0] + change, total[0].sqrt() * log_ratio.exp()
-        return mean.to(self.f_mean)[:, None, None], scale.to(self.f_mean)[:, None, None]
+        rates = torch.stack([self.v_mean, (self.covariance + sigma * slope) / total], dim=1).double()
+        first_mean, first_scale = self.f_mean[0], total[0].sqrt()
+
+        def at(t: Tensor) -> tuple[Tensor, Tensor]:
+            change, log_ratio = integral(t, rates)
+            mean, scale = first_mean + change, first_scale * log_ratio.exp()
+            return mean.to(first_mean)[:, None, None], scale.to(first_mean)[:, None, None]
+
+        return at
 
     def sigma_slope(self, t: Tensor) -> Tensor:
         """d(sigma)/dt over the width of a knot's interval, shaped like t: smooth, though sigma has corners."""

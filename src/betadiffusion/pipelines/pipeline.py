@@ -273,7 +273,7 @@ class BetaDiffusionPipeline(DiffusionPipeline):
 
             return samplers.sample(
                 predict, z, levels, self.denoiser.sigma, method=method, variable=variable,
-                moments=self.denoiser.moments, eta=eta, churn=churn,
+                moments=self.denoiser.moments(), eta=eta, churn=churn,
                 generator=split(generator, len(z)) if eta or churn else None, callback=stepped,
             )  # fmt: skip
 

@@ -67,7 +67,7 @@ def fit_clock(
     z = torch.randn(FIT_LATENTS, *denoiser.config.latent_shape, generator=generator).to(denoiser.device)
     variable = solver_variable(denoiser, solver_method(denoiser))
     fitted = fit(
-        denoiser.predict, denoiser.sigma, z, variable=variable, moments=denoiser.moments,
+        denoiser.predict, denoiser.sigma, z, variable=variable, moments=denoiser.moments(),
         time_share=time_share, noise_power=noise_power,
     )  # fmt: skip
     readings: list[float] = fitted[1].tolist()

@@ -119,7 +119,7 @@ def samples(
             z = samplers.algorithm2(predict, z, levels, sigma, generator=fresh)
         else:
             z = samplers.sample(
-                predict, z, levels, sigma, moments=pipeline.denoiser.moments, generator=fresh, **options
+                predict, z, levels, sigma, moments=pipeline.denoiser.moments(), generator=fresh, **options
             )
         images.append(_decode(pipeline, z, 0.0))
     return torch.cat(images)

@@ -118,7 +118,7 @@ class DistillationStage(DiffusionStage):
             passed = [z]
             sample(
                 predict, z, levels[-1].to(self.device), denoiser.sigma, method=method, variable=variable,
-                moments=denoiser.moments, callback=lambda _, z, __, passed=passed: passed.append(z),
+                moments=denoiser.moments(), callback=lambda _, z, __, passed=passed: passed.append(z),
             )  # fmt: skip
             walks.append(torch.stack(passed, dim=1).cpu())
         self.walks, self.walk_levels = torch.cat(walks), torch.stack(levels).float()
