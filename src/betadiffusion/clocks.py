@@ -15,6 +15,7 @@ The last two hold for a path of any schedule, since only the ratio of the two we
 """
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -95,7 +96,7 @@ def fit(
     z: Tensor,
     steps: int = FIT_STEPS,
     variable: Variable = "sigma",
-    moments: Moments | None = None,
+    moments: Callable[[Tensor], Moments] | None = None,
     time_share: float = TIME_SHARE,
     noise_power: float = NOISE_POWER,
 ) -> tuple[Tensor, Tensor]:

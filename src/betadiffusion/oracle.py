@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from betadiffusion.samplers import Prediction, posterior_noise
+from betadiffusion.samplers import Moments, Prediction, posterior_noise
 
 Curve = Callable[[Tensor], Tensor]
 
@@ -34,12 +34,17 @@ class MixtureOracle:
         identity = torch.eye(self.means.shape[1], dtype=self.means.dtype)
         return self.a(t) * self.means, self.a(t) ** 2 * self.covariances + self.sigma(t) ** 2 * identity
 
-    def moments(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of z_t in each dimension: (d,) each."""
-        means, covariances = self.marginal(t)
-        mean = self.weights @ means
-        second = self.weights @ (covariances.diagonal(dim1=1, dim2=2) + means.square())
-        return mean, (second - mean.square()).sqrt()
+    def moments(self, t: Tensor) -> Moments:
+        """Mean and standard deviation of z_t in each dimension, and their slopes: (d,) each."""
+
+        def values(t: Tensor) -> tuple[Tensor, Tensor]:
+            means, covariances = self.marginal(t)
+            mean = self.weights @ means
+            second = self.weights @ (covariances.diagonal(dim1=1, dim2=2) + means.square())
+            return mean, (second - mean.square()).sqrt()
+
+        at, slopes = torch.func.jvp(values, (t,), (torch.ones_like(t),))[:2]
+        return Moments(*at, *slopes)
 
     def log_density(self, z: Tensor, t: Tensor) -> Tensor:
         """log q(z_t) of z (B,d), in nats: (B,)."""

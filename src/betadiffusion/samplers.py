@@ -42,8 +42,18 @@ from betadiffusion.gaussian import Generators, expand_as, randn
 Prediction = tuple[Tensor, Tensor]
 Predict = Callable[[Tensor, Tensor, Tensor], Prediction]
 Sigma = Callable[[Tensor], Tensor]
-Moments = Callable[[Tensor], tuple[Tensor, Tensor]]
 Callback = Callable[[int, Tensor, Tensor], None]
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of z_t at one level, and their slopes in t; each broadcasts to z (B, ...)."""
+
+    mean: Tensor
+    scale: Tensor
+    mean_slope: Tensor
+    scale_slope: Tensor
+
+
 Method = Literal["euler", "heun", "multistep", "multistep3"]
 METHODS: tuple[Method, ...] = ("euler", "heun", "multistep", "multistep3")
 Variable = Literal["t", "sigma", "log_snr", "standard"]
@@ -73,7 +83,7 @@ def sample(
     *,
     method: Method = "heun",
     variable: Variable = "sigma",
-    moments: Moments | None = None,
+    moments: Callable[[Tensor], Moments] | None = None,
     eta: float = 0.0,
     churn: float = 0.0,
     generator: Generators | None = None,
@@ -83,7 +93,7 @@ def sample(
 
     predict(z, t, s) -> (eps, delta), t and s 0-d; levels a falling 1-d tensor in [0, 1]; sigma a differentiable
     function of t; method and variable as above ("heun" costs two evaluations a step, "multistep3" one more than steps);
-    moments, which "standard" needs: the mean and the standard deviation of z_t, broadcast to z, differentiable in t.
+    moments, a function of t as well, is what "standard" needs.
     eta >= 0: the share of fresh noise; churn >= 0: before each step but the first z climbs by so many steps, noise
     added (Karras et al. 2022, Alg. 2); both draw from `generator`, one or a list of one per latent, and with both at 0
     nothing is random. callback(step, z, level) after every step.
@@ -160,20 +170,20 @@ class _Ode:
 
     variable: Variable
     sigma: Sigma
-    moments: Moments | None
+    moments: Callable[[Tensor], Moments] | None
 
     def known(self, z: Tensor, eps: Tensor, velocity: Tensor, t: Tensor, toward: Tensor) -> Known:
-        """The values at level t; `toward` is the step's other end, on whose side of t curves are differentiated."""
+        """The values at level t; `toward` is the step's other end, on whose side of t sigma is differentiated."""
         if self.variable == "sigma":
             values = [velocity, eps]
         elif self.variable == "log_snr":
             values = [velocity / self.sigma(t), z - self.sigma(t) * eps]
         else:
             beside = t + math.copysign(AHEAD, float(toward - t))
-            one = torch.ones_like(beside)
-            values = [velocity + torch.func.jvp(self.sigma, (beside,), (one,))[1] * eps]
+            slope = torch.func.jvp(self.sigma, (beside,), (torch.ones_like(beside),))[1]
+            values = [velocity + slope * eps]
             if self.moments is not None:
-                (m, r), (m_slope, r_slope) = torch.func.jvp(self.moments, (beside,), (one,))[:2]
+                m, r, m_slope, r_slope = self.moments(t)
                 values = [(values[0] - m_slope - r_slope * (z - m) / r) / r]
         return Known(values, self._coordinates(t))
 
@@ -200,7 +210,7 @@ class _Ode:
         if self.variable == "log_snr":
             return torch.zeros_like(t), self.sigma(t)
         if self.moments is not None:
-            return self.moments(t)
+            return self.moments(t)[:2]
         return torch.zeros_like(t), torch.ones_like(t)
 
     def _coordinates(self, t: Tensor) -> list[float]:

@@ -9,7 +9,7 @@ What the second prediction is, is a choice (docs/formalism.md, "Predictions of t
     "paper"      delta = (t - s) / tau E[f_{t - tau} - f_t | z_t]        Eq. 19 with tau = 1/1000
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -145,6 +145,6 @@ class NonlinearDenoiser(ModelMixin, ConfigMixin):
         """sigma(t) of the VAE whose levels this network walks, shaped like t."""
         return self.preconditioning.sigma(t)
 
-    def moments(self) -> Moments:
-        """Mean and standard deviation of z_t by channel, (C,1,1) each, of the data it was calibrated with, by t ()."""
+    def moments(self) -> Callable[[Tensor], Moments]:
+        """Moments of z_t by channel, (C,1,1) each, of the data it was calibrated with, as a function of t ()."""
         return self.preconditioning.moments()

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from betadiffusion.levels import integral, interpolate
+from betadiffusion.samplers import Moments
 
 FLOOR = 0.05  # least scale, relative: a channel that the level has shut is not worth the network's capacity
 PAPER_STEP = 1e-3  # tau of Eq. 19
@@ -101,10 +102,10 @@ class Preconditioning(nn.Module):
         """Variance of f at levels t, mean over channels, shaped like t."""
         return self._at(t, self.f_variance.mean(1))
 
-    def moments(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        """Mean and standard deviation of z_t, (C,1,1) each, as a function of t (): by their velocities, so smooth in t.
+    def moments(self) -> Callable[[Tensor], Moments]:
+        """Moments of z_t, (C,1,1) each, as a function of t (): those at level 0 and the integrals of their slopes.
 
-        d(E f)/dt = E v and d(sqrt T)/dt = sqrt T (C(f,v) + sigma s') / T, integrated from level 0.
+        d(E f)/dt = E v and d(sqrt T)/dt = sqrt T (C(f,v) + sigma s') / T: smooth in t, where tables have corners.
         """
         knots = torch.linspace(0, 1, len(self.f_mean), device=self.f_mean.device)
         sigma, slope = (curve(knots)[:, None] for curve in (self.sigma, self.sigma_slope))
@@ -112,10 +113,11 @@ class Preconditioning(nn.Module):
         rates = torch.stack([self.v_mean, (self.covariance + sigma * slope) / total], dim=1).double()
         first_mean, first_scale = self.f_mean[0], total[0].sqrt()
 
-        def at(t: Tensor) -> tuple[Tensor, Tensor]:
-            change, log_ratio = integral(t, rates)
-            mean, scale = first_mean + change, first_scale * log_ratio.exp()
-            return mean.to(first_mean)[:, None, None], scale.to(first_mean)[:, None, None]
+        def at(t: Tensor) -> Moments:
+            (change, log_ratio), (mean_slope, gain) = integral(t, rates), self._at(t, rates)
+            scale = first_scale * log_ratio.exp()
+            moments = first_mean + change, scale, mean_slope, scale * gain
+            return Moments(*(values.to(first_mean)[:, None, None] for values in moments))
 
         return at
 
