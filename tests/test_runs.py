@@ -168,6 +168,10 @@ def test_a_flow_map_learns_from_another_run(tmp_path, whole):
     runs.build_vae(other, (3, 16, 16)).save_pretrained(tmp_path / "other" / "vae" / "model")
     with pytest.raises(ValueError, match="walks the levels of another VAE"):
         runs.run(other)
+    wrong = configured(tmp_path / "wrong", **taught | {"diffusion__teacher": str(run)})
+    with pytest.raises(ValueError, match="a denoiser of the velocity teaches a flow map"):
+        runs.run(wrong)
+    assert not (tmp_path / "wrong").exists()  # nothing of the teacher's is left
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):

@@ -84,11 +84,9 @@ def load_coder(run: Path, name: str) -> "Baseline":
 def _load(run: Path, name: str, verb: str) -> "Baseline":
     """The trained baseline of a run, on the GPU where there is one; ValueError where it cannot do the verb."""
     import torch
-    from diffusers.utils import logging
 
     from betadiffusion.baselines.runs import load_baseline
 
-    logging.disable_progress_bar()
     model = load_baseline(run).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     if not hasattr(model, verb):
         raise ValueError(f"{run} is a run of model {name!r}, which cannot {verb}")

@@ -9,7 +9,7 @@ from betadiffusion.cli.baselines import baseline_of, sampler
 from betadiffusion.cli.baselines import reconstruct as reconstruct_baseline
 from betadiffusion.cli.checks import check, check_evaluation
 from betadiffusion.cli.conditions import condition_options, known_condition
-from betadiffusion.cli.loading import check_png, load_pipeline, require_pipeline
+from betadiffusion.cli.loading import check_png, hide_loading_bars, load_pipeline, require_pipeline
 from betadiffusion.cli.walking import DEFAULTS, Clock, Method, Variable, check_seed, cost, no_effect, walking_options
 from betadiffusion.evaluation.names import MetricName, ScoreName
 from betadiffusion.training.config import RunConfig
@@ -59,6 +59,7 @@ def train(config: RunConfig) -> None:
     """
     check(config)
     _build_on_meta(config)
+    hide_loading_bars()
     out = Path(config.out)
     if is_baseline(config.model):
         from betadiffusion.baselines.runs import run as run_baseline
@@ -253,6 +254,7 @@ def report(run: Path) -> None:
     require_pipeline(run)
     from betadiffusion.report.write import headline, write_report
 
+    hide_loading_bars()
     print(headline(write_report(run)))  # its last line is the report's path
 
 
@@ -321,6 +323,7 @@ def evaluate(
     from betadiffusion.evaluation.evaluate import Options
     from betadiffusion.evaluation.write import headline, write_evaluation
 
+    hide_loading_bars()
     print(headline(write_evaluation(Options(**options), out)))
     print(f"evaluation: {out / 'evaluation.html'}")
 

@@ -9,6 +9,13 @@ if TYPE_CHECKING:
     from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 
 
+def hide_loading_bars() -> None:
+    """Has diffusers draw no bar over the two files of a pipeline."""
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def require_pipeline(run: Path) -> None:
     """ValueError where a folder is not that of a run whose training has finished."""
     if not run.is_dir():
@@ -34,12 +41,11 @@ def load_pipeline(run: Path, needs_denoiser: bool = True) -> "BetaDiffusionPipel
     if needs_denoiser or not (baseline or (run / "vae" / "model").is_dir()):
         require_pipeline(run)
     import torch
-    from diffusers.utils import logging
 
     from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
     from betadiffusion.training.models import load_vae
 
-    logging.disable_progress_bar()
+    hide_loading_bars()
     if baseline:
         pipeline = BetaDiffusionPipeline(load_coder(run, baseline))
     elif (run / "pipeline").is_dir():

@@ -68,8 +68,10 @@ def run(config: RunConfig) -> Path:
             write_folder(out / "vae" / "model", trained.save_pretrained)
     if "diffusion" in config.stages:
         accelerator.wait_for_everyone()  # until the main process has written the VAE
-        teacher = load_teacher(config, accelerator) if config.diffusion.teacher else None
-        vae = trained_vae(config)
+        teacher = None
+        if config.diffusion.teacher:
+            teacher = BetaDiffusionPipeline.from_pretrained(Path(config.diffusion.teacher) / "pipeline")
+        vae = trained_vae(config, teacher)
         denoiser = build_denoiser(config, vae, conditions[0].spec if conditions else None)
         identity = {
             "vae": settings(vae), "denoiser": settings(denoiser), "cache": config.cache.levels,
@@ -83,14 +85,16 @@ def run(config: RunConfig) -> Path:
             )  # fmt: skip
         else:
             stage = DistillationStage(
-                denoiser, vae, train, held_out, accelerator.device, teacher, conditions, config.diffusion.walks,
-                config.seed, quiet=not accelerator.is_main_process,
+                denoiser, vae, train, held_out, accelerator.device, teacher.denoiser, conditions,
+                config.diffusion.walks, config.seed, quiet=not accelerator.is_main_process,
             )  # fmt: skip
-            identity["teacher"] = fingerprint(teacher)
+            identity["teacher"] = fingerprint(teacher.denoiser)
         if conditions:
             identity["condition"] = config.condition
         trained = stage.finish(fit(stage, config.diffusion_training, config, accelerator, identity))
         if accelerator.is_main_process:
+            if not (out / "vae" / "model").is_dir():  # the teacher's
+                write_folder(out / "vae" / "model", vae.save_pretrained)
             save_pipeline(out, vae, trained)
     if "joint" in config.stages:
         _train_jointly(config, vae, train, held_out, accelerator)
@@ -102,34 +106,28 @@ def run(config: RunConfig) -> Path:
     return out
 
 
-def trained_vae(config: RunConfig) -> Autoencoder:
-    """The autoencoder that the run in `config.out` has trained.
+def trained_vae(config: RunConfig, teacher: BetaDiffusionPipeline | None = None) -> Autoencoder:
+    """The autoencoder that the run in `config.out` has trained, or its teacher's where it has none.
 
-    Raises ValueError where there is none, and where the configuration asks for another one.
+    Raises ValueError where there is neither, where the configuration asks for another one, and where the teacher walks
+    the levels of another encoder.
     """
-    vae, section = load_vae(Path(config.out)), "beta_diffusion" if config.model == "beta_diffusion" else "vae"
+    folder = Path(config.out) / "vae" / "model"
+    section = "beta_diffusion" if config.model == "beta_diffusion" else "vae"
+    if teacher is None or folder.is_dir():
+        vae = load_vae(Path(config.out))
+    else:
+        vae, folder = teacher.vae, Path(config.diffusion.teacher)
     for key, asked in chosen(autoencoder(config)).items():
         has = vae.config.get(key, asked)
         if not isinstance(has, dict) and has != (tuple(asked) if isinstance(has, tuple) else asked):
             raise ValueError(
-                f"{config.out}/vae/model was trained with {section}.{key} {has}, not {asked}: leave the option out, or "
+                f"{folder} was trained with {section}.{key} {has}, not {asked}: leave the option out, or "
                 "train stage 'vae' anew in another --out"
             )
+    if teacher is not None and encoder_fingerprint(teacher.vae) != encoder_fingerprint(vae):
+        raise ValueError(f"{config.diffusion.teacher} walks the levels of another VAE than {folder}")
     return vae
-
-
-def load_teacher(config: RunConfig, accelerator: Accelerator) -> NonlinearDenoiser:
-    """The denoiser of the run that `diffusion.teacher` names, whose VAE becomes that of a run in `out` that has none.
-
-    Raises ValueError where the run in `out` has another encoder.
-    """
-    teacher, out = BetaDiffusionPipeline.from_pretrained(Path(config.diffusion.teacher) / "pipeline"), Path(config.out)
-    with accelerator.main_process_first():
-        if not (out / "vae" / "model").is_dir():
-            write_folder(out / "vae" / "model", teacher.vae.save_pretrained)
-    if encoder_fingerprint(teacher.vae) != encoder_fingerprint(load_vae(out)):
-        raise ValueError(f"{config.diffusion.teacher} walks the levels of another VAE than {out}/vae/model")
-    return teacher.denoiser
 
 
 def _train_jointly(
