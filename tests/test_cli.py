@@ -191,7 +191,7 @@ def test_methods_are_the_samplers():
         ("sample r --num_images 3", "unknown option --num_images on the command line: did you mean --num-images?"),
         ("train --se 3", "unknown option --se on the command line: did you mean --seed?"),  # no abbreviations
         ("train --zzz 3", "unknown option --zzz on the command line; --help lists the options"),
-        ("train shapes", "the argument 'shapes' is one too many"),
+        ("train shapes", "the argument 'shapes' is one too many; --help lists the options"),
         ("train --seed", "--seed needs a value"),
         ("sample", "the following arguments are required: run"),
         ("train --vae_training.images many", "--vae_training.images must be a whole number, not 'many'"),

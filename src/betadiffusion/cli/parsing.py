@@ -224,7 +224,7 @@ def _sentence(message: str, keys: Types, option: bool = False) -> str:
     if match := re.match(r"unrecognized arguments: ([^\s=]+)", message):
         argument = match[1]
         if not argument.startswith("-"):
-            return f"the argument {argument!r} is one too many"
+            return f"the argument {argument!r} is one too many; --help lists the options"
         options = {_option(key): key.rpartition(".")[2] for key in keys}
         name = argument.lstrip("-").replace("-", "_")
         near = [option for option, leaf in options.items() if leaf == name]
