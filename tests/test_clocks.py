@@ -180,7 +180,7 @@ def test_a_denoisers_tables_are_its_path():
 
 @pytest.mark.parametrize("level", [0.0, 0.01, 0.3, 0.5, 1.0])
 def test_moments_are_integrals_of_their_slopes(level):
-    """Mean 0 and scale sqrt(4 (1-t)^2 + sigma^2) here, with their slopes; exact for the knots' own line."""
+    """Mean 0 and scale sqrt(4 (1-t)^2 + sigma^2) here, with their slopes."""
     t = torch.tensor(level, dtype=torch.float64)
     found, variance = calibrated_denoiser().moments()(t), 4 * (1 - t) ** 2 + (0.05 + 0.95 * t) ** 2
     assert torch.allclose(found.mean, torch.zeros(3, 1, 1), atol=0.05)
@@ -188,6 +188,11 @@ def test_moments_are_integrals_of_their_slopes(level):
     assert torch.allclose(found.scale, variance.sqrt().float(), rtol=0.02)
     slope = (-4 * (1 - t) + 0.95 * (0.05 + 0.95 * t)) / variance.sqrt()
     assert torch.allclose(found.scale_slope, slope.float(), rtol=0.03)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.01, 0.3, 0.5, 1.0])
+def test_the_integral_of_a_line_is_exact(level):
+    t = torch.tensor(level, dtype=torch.float64)
     line = 1 + torch.linspace(0, 1, 33, dtype=torch.float64)[:, None] * torch.tensor([2.0, -4.0])
     assert torch.allclose(integral(t, line), torch.stack([t + t**2, t - 2 * t**2]), atol=1e-12)
 

@@ -78,6 +78,21 @@ def test_order_of_convergence(method, low, high, variable, levels):
     assert low < errors[1] / errors[2] < high
 
 
+def test_moments_of_a_mixture_are_those_of_its_density():
+    """Mean and standard deviation by quadrature of the density, their slopes by central differences."""
+    weights = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    means, covariances = weights.new_tensor([[-1.0], [2.0]]), weights.new_tensor([[[0.5]], [[0.1]]])
+    oracle = MixtureOracle(weights, means, covariances, A, SIGMA)
+    z, t = torch.linspace(-12, 12, 4001, dtype=torch.float64), weights.new_tensor(0.4)
+    density = oracle.log_density(z[:, None], t).exp()
+    mean = torch.trapezoid(density * z, z)
+    scale = torch.trapezoid(density * (z - mean).square(), z).sqrt()
+    found, (before, after) = oracle.moments(t), (oracle.moments(t + shift) for shift in (-1e-5, 1e-5))
+    torch.testing.assert_close(torch.cat(found[:2]), torch.stack([mean, scale]))
+    slopes = (torch.cat(after[:2]) - torch.cat(before[:2])) / 2e-5
+    torch.testing.assert_close(torch.cat(found[2:]), slopes, rtol=1e-6, atol=1e-8)
+
+
 @pytest.mark.parametrize("method", ["heun", "multistep", "multistep3"])
 def test_a_single_step_in_the_standard_variable_is_exact_for_gaussian_data(method):
     """Each dimension with a mean and a variance of its own, from level 1 and from within.

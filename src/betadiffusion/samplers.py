@@ -43,17 +43,6 @@ Prediction = tuple[Tensor, Tensor]
 Predict = Callable[[Tensor, Tensor, Tensor], Prediction]
 Sigma = Callable[[Tensor], Tensor]
 Callback = Callable[[int, Tensor, Tensor], None]
-
-
-class Moments(NamedTuple):
-    """Mean and standard deviation of z_t at one level, and their slopes in t; each broadcasts to z (B, ...)."""
-
-    mean: Tensor
-    scale: Tensor
-    mean_slope: Tensor
-    scale_slope: Tensor
-
-
 Method = Literal["euler", "heun", "multistep", "multistep3"]
 METHODS: tuple[Method, ...] = ("euler", "heun", "multistep", "multistep3")
 Variable = Literal["t", "sigma", "log_snr", "standard"]
@@ -63,6 +52,15 @@ VALUES = {"euler": 1, "heun": 1, "multistep": 2, "multistep3": 3}  # of the past
 AHEAD = 2.0**-20  # levels over which delta is asked for, to have it as a velocity: float32 levels keep it exact
 TRUST = 0.5  # of the length of Euler's step: longer changes of it by values of the past count less
 NEAR = 0.05  # share of a step: values that are nearer to each other tell no slope
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of z_t at one level, and their slopes in t; each broadcasts to z (B, ...)."""
+
+    mean: Tensor
+    scale: Tensor
+    mean_slope: Tensor
+    scale_slope: Tensor
 
 
 def evaluations(method: Method, steps: int) -> int:
