@@ -17,6 +17,7 @@ from betadiffusion.nn.likelihood import Likelihood
 from betadiffusion.training.files import write_folder
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "baselines"
+TRAINING = ("vae_training", "diffusion_training")
 
 
 class Images:
@@ -50,6 +51,8 @@ def test_every_baseline_has_a_configuration_that_trains_it(name):
     assert config["model"] == name
     assert config["stages"] == list(PRESETS[name].stages)
     assert PRESETS[name].source
+    training = {f"{part}.{key}": value for part in TRAINING for key, value in config.get(part, {}).items()}
+    assert training == PRESETS[name].training
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -88,6 +88,13 @@ def test_minutes_are_divided_among_the_stages_and_measured_once(tmp_path, monkey
     assert compare.within(Budget(minutes=2.0), both, folder) == given
 
 
+def test_images_are_those_of_the_first_stage_and_the_proportion_of_the_others_stays(tmp_path):
+    both = config("multi_beta_vae", ["vae", "diffusion"], images=700)
+    both.diffusion_training.images = 2_100
+    given = compare.within(Budget(images=100), both, tmp_path)
+    assert (given.vae_training.images, given.diffusion_training.images) == (100, 300)
+
+
 def test_a_model_without_an_encoder_has_no_scores(tmp_path):
     ddpm = config("ddpm", ["baseline"])
     ddpm.vae.channels, ddpm.vae.latent_channels, ddpm.baseline.unet_channels = None, None, [8, 8]

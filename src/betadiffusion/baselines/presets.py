@@ -21,8 +21,9 @@ class Preset:
     """A baseline: module and class in this package, the keys of section `baseline` that it reads, and its stages.
 
     `whole_batch`: its loss counts on a batch as a whole, which therefore cannot be cut in parts. `by_class`: it is
-    conditioned on the class of an image. `fixed`: arguments that cannot be configured. `reads`: keys of section `vae`
-    that it reads; `backbone`: what it has in place of that section's preset.
+    conditioned on the class of an image. `training`: keys of a run in which its training is not the default, by
+    dotted name. `fixed`: arguments that cannot be configured. `reads`: keys of section `vae` that it reads; `backbone`:
+    what it has in place of that section's preset.
     """
 
     place: str
@@ -31,11 +32,15 @@ class Preset:
     stages: tuple[str, ...] = ("baseline",)
     whole_batch: bool = False
     by_class: bool = False
+    training: dict[str, Any] = field(default_factory=dict)
     fixed: dict[str, Any] = field(default_factory=dict)
     reads: tuple[str, ...] = BACKBONE
     backbone: dict[str, Any] = field(default_factory=dict)
 
 
+WHOLE_BATCH: dict[str, Any] = {  # batches as in disentanglement_lib
+    "whole_batch": True, "training": {"vae_training.batch_size": 64},
+}  # fmt: skip
 TWO_STAGES = ("baseline", "prior")
 DENOISER = {key: DENOISER_PRESETS["demo"][key] for key in ("width", "depth")}  # as ours, to compare
 UNET = {"unet_channels": [32, 64, 64], "unet_layers": 1, "unet_attention": []}
@@ -67,33 +72,33 @@ PRESETS: dict[str, Preset] = {
         "info_vae:InfoVAE",
         "Zhao et al. 2017 (1706.02262): alpha 1, their MMD-VAE; lambda 1000, which brings the MMD to the scale of nats",
         BERNOULLI | {"alpha": 1.0, "mmd_lambda": 1000.0, "kernel": "rbf"},
-        whole_batch=True,
+        **WHOLE_BATCH,
     ),
     "factor_vae": Preset(
         "factor_vae:FactorVAE",
         "Kim and Mnih 2018 (1802.05983): discriminator and its Adam; gamma 10, for shapes, the least that "
         "disentanglement_lib tries (Locatello et al. 2019)",
         BERNOULLI | {"gamma": 10.0, "discriminator_width": 1000, "discriminator_depth": 6},
-        whole_batch=True,
+        **WHOLE_BATCH,
     ),
     "beta_tcvae": Preset(
         "beta_tcvae:BetaTCVAE",
         "Chen et al. 2018 (1802.04942): beta 6 for dSprites, alpha = gamma = 1, minibatch-weighted sampling",
         BERNOULLI | {"alpha": 1.0, "beta": 6.0, "gamma": 1.0, "estimator": "mws"},
-        whole_batch=True,
+        **WHOLE_BATCH,
     ),
     "dip_vae_i": Preset(
         "dip_vae:DIPVAE",
         "Kumar et al. 2018 (1711.00848); lambda_od 10 and lambda_d ten times it, as in disentanglement_lib",
         BERNOULLI | {"lambda_od": 10.0, "lambda_d": 100.0},
-        whole_batch=True,
+        **WHOLE_BATCH,
         fixed={"kind": "i"},
     ),
     "dip_vae_ii": Preset(
         "dip_vae:DIPVAE",
         "Kumar et al. 2018 (1711.00848); lambda_d = lambda_od = 10, as in disentanglement_lib",
         BERNOULLI | {"lambda_od": 10.0, "lambda_d": 10.0},
-        whole_batch=True,
+        **WHOLE_BATCH,
         fixed={"kind": "ii"},
     ),
     "multi_rate_vae": Preset(
@@ -112,6 +117,11 @@ PRESETS: dict[str, Preset] = {
         "van den Oord et al. 2017 (1711.00937), 512 codes, commitment 0.25; a GPT in place of their PixelCNN",
         {"likelihood": "learned", "codes": 512, "commitment": 0.25, "width": 128, "depth": 4},
         TWO_STAGES,
+        training={  # its prior is a GPT over 64 codes, not the demo's MLP
+            "vae_training.images": 100_000,
+            "diffusion_training.images": 100_000,
+            "diffusion_training.learning_rate": 1e-3,
+        },
         backbone={"block": "resnet", "layers_per_block": 1},
     ),
     "ddpm": Preset(
@@ -133,13 +143,13 @@ PRESETS: dict[str, Preset] = {
         "infodiffusion:InfoDiffusion",
         "Wang et al. 2023 (2306.08757), with MMD 0.1 and no KL as in their code; a smaller U-Net",
         UNET | {"steps": 50, "code_mmd": 0.1, "code_kl": 0.0},
-        whole_batch=True,
+        **WHOLE_BATCH,
     ),
     "disco": Preset(
         "disco:DisCo",
         "Ren et al. 2022 (2102.10543) and their code: shifts of 6, hard negatives from 0.95, entropy at 1",
         {"base": "", "base_level": None, "directions": 32, "shift": 6.0, "threshold": 0.95, "entropy": 1.0},
-        whole_batch=True,
+        **WHOLE_BATCH,
     ),
 }
 

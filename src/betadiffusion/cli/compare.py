@@ -60,7 +60,8 @@ def compare(
         limit: use at most so many images, held-out ones included; null for all.
         vae_preset: the backbone of all, in place of what the configurations name.
         latent_channels: dimensions of a vector latent of all, channels of a spatial one.
-        images: budget of every stage of a run, in images; what the configurations have where neither budget is given.
+        images: budget of the first stage of a run, in images, of which later ones see as many times that as they are
+            configured to; what the configurations have where neither budget is given.
         minutes: budget of a run, in minutes of training, shared evenly by its stages.
         seeds: of training, a run for each.
         levels: how many levels of a model that has them, evenly spaced from 0 to 1.
@@ -146,7 +147,9 @@ def named(model: str, stages: list[Any] | None = None) -> RunConfig:
     names = [*OURS, *PRESETS]
     if model not in names:
         raise ValueError(f"unknown model {model!r}: give a .yaml file, or one of {', '.join(names)}")
-    return RunConfig(model=model, stages=stages or OURS.get(model) or list(PRESETS[model].stages))
+    if model in OURS:
+        return RunConfig(model=model, stages=stages or OURS[model])
+    return with_keys(RunConfig(model=model, stages=list(PRESETS[model].stages)), PRESETS[model].training)
 
 
 def checked(row: "Row", changes: dict[str, Any], cpu: bool) -> "Row":

@@ -57,7 +57,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Budget:
-    """What every run may spend: images of every stage, or minutes in all, shared evenly by its stages; or neither."""
+    """What every run may spend: images of its first stage, or minutes in all, shared evenly by its stages; or neither.
+
+    Stages that follow see as many more or fewer than the first as their configuration has it: codes cost less.
+    """
 
     images: int | None = None
     minutes: float | None = None
@@ -129,7 +132,11 @@ def train(config: RunConfig) -> Path:
 
 def within(budget: Budget, config: RunConfig, folder: Path) -> RunConfig:
     """The configuration with the images of its stages that a budget allows; a measured speed is kept in `folder`."""
-    images = {} if budget.images is None else dict.fromkeys(config.stages, budget.images)
+    images: dict[str, int] = {}
+    if budget.images is not None:
+        configured = {stage: getattr(config, TRAINED_BY[stage]).images for stage in config.stages}
+        share = budget.images / configured[config.stages[0]]
+        images = {stage: max(1, round(share * count)) for stage, count in configured.items()}
     if budget.minutes is not None:
         file = folder / "budget.json"
         if not file.is_file():

@@ -56,15 +56,14 @@ PUBLISHED: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
     ),
 }  # fmt: skip
 
-WHOLE_BATCH = {"set": {"vae_training.batch_size": 64}}  # for losses of a batch as a whole, as in disentanglement_lib
 # What `betadiffusion compare --preset` trains, by the row's name, and what it measures; an option given by the user
 # wins. stages: of ours; set: further keys; base: for directions found on the frozen model of another row, its name.
 COMPARED: dict[str, dict[str, dict[str, Any]]] = {
     "paper-table1": {
-        "beta_vae": {}, "info_vae": WHOLE_BATCH, "diffae": {}, "infodiffusion": WHOLE_BATCH, "multi_beta_vae": {},
+        "beta_vae": {}, "info_vae": {}, "diffae": {}, "infodiffusion": {}, "multi_beta_vae": {},
     },
     "paper-table2": {
-        "beta_vae": {}, "factor_vae": WHOLE_BATCH, "beta_tcvae": WHOLE_BATCH,
+        "beta_vae": {}, "factor_vae": {}, "beta_tcvae": {},
         "multi_beta_vae": {"stages": ["vae"], "set": {"vae.sigma_from": "image"}},
         "multi_beta_vae with one sigma": {
             "model": "multi_beta_vae", "stages": ["vae"], "set": {"vae.sigma_from": "level"},
@@ -77,13 +76,12 @@ COMPARED: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "paper-table3": {
-        "vq_vae": {"set": {"diffusion_training.learning_rate": 1e-3}},  # its prior is a GPT, not the demo's MLP
-        "ddpm": {}, "latent_diffusion": {}, "multi_beta_vae": {},
+        "vq_vae": {}, "ddpm": {}, "latent_diffusion": {}, "multi_beta_vae": {},
     },
     "paper-table7": {
-        "vae": {}, "disco on vae": {"model": "disco", "base": "vae"} | WHOLE_BATCH,
+        "vae": {}, "disco on vae": {"model": "disco", "base": "vae"},
         "multi_beta_vae": {"stages": ["vae"]},
-        "disco on multi_beta_vae": {"model": "disco", "base": "multi_beta_vae"} | WHOLE_BATCH,
+        "disco on multi_beta_vae": {"model": "disco", "base": "multi_beta_vae"},
     },
 }  # fmt: skip
 COMPARE_PRESETS: dict[str, dict[str, Any]] = {
