@@ -1,6 +1,6 @@
 """Stage "decoder" on a trained run: L1 alone, with LPIPS, with the adversarial term, beside the run as it was.
 
-    python benchmarks/decoder_tuning.py runs/shapes [--images 100000] [--lpips FILE] [--walked 0.5] [--out runs/decoder]
+    python benchmarks/decoder_tuning.py runs/shapes [--images 150000] [--lpips FILE] [--walked 0.5] [--out runs/decoder]
 
 Copies the run's models for each row into a folder below --out, tunes the decoder there, resumed where it stopped, and
 measures. The run itself stays as it is. Prints the table, writes OUT/decoder_tuning.json and draws the same held-out
@@ -35,10 +35,10 @@ def rows(lpips: str | None, walked: float) -> dict[str, DecoderConfig | None]:
     """What each row lowers; None for the run as it was."""
     named: dict[str, DecoderConfig | None] = {"before": None, "L1": DecoderConfig(adversarial=0.0)}
     known = {"lpips": 1.0, "lpips_weights": lpips} if lpips else {}
+    named[last := "L1 + adversarial"] = DecoderConfig()
     if lpips:
         named["L1 + LPIPS"] = DecoderConfig(adversarial=0.0, **known)
-    last = " + ".join(("L1", *(["LPIPS"] if lpips else []), "adversarial"))
-    named[last] = DecoderConfig(**known)
+        named[last := "L1 + LPIPS + adversarial"] = DecoderConfig(**known)
     if walked:
         named[f"{last}, walked {walked:g}"] = DecoderConfig(walked=walked, **known)
     return named
@@ -86,10 +86,9 @@ def pictures(folders: dict[str, Path]) -> dict[str, torch.Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--images", type=int, default=150_000)
     parser.add_argument("--lpips", help="weights, a .safetensors")
     parser.add_argument("--walked", type=float, default=0.0, help="a further row: share of codes walked back")
-    parser.add_argument("--channels", type=int, default=32, help="of the discriminator's first layer")
     parser.add_argument("--out", type=Path, default=Path("runs/decoder"))
     options = parser.parse_args()
     extractor = extractor_of(load_config(options.run))
@@ -106,8 +105,6 @@ def main() -> None:
                 copied(options.run, folder)
                 config = load_config(options.run)
                 config.decoder, config.stages, config.out = decoder, ["decoder"], str(folder)
-                if decoder.adversarial:
-                    decoder.channels = options.channels
                 training = config.decoder_training
                 training.images, training.warmup_images = options.images, min(5_000, options.images // 4)
                 training.validate_images = training.checkpoint_images = max(1, options.images // 4)

@@ -61,6 +61,18 @@ def test_there_and_back_is_the_nearer_the_more_steps_there_are():
     assert float(there.std()) == pytest.approx(1, abs=0.1)
 
 
+@torch.no_grad()
+def test_noise_and_v_say_the_same():
+    exact, z, near = Gaussian(0.4, 0.3), noise(10), {"atol": 1e-5, "rtol": 1e-5}
+
+    def v(z, t, condition=None):
+        kept = exact.kept[(1000 * t).round().long()].to(z)[:, None, None, None]
+        return (exact(z, t) - (1 - kept).sqrt() * z) / kept.sqrt()
+
+    torch.testing.assert_close(denoise(v, z, 50, prediction="v_prediction"), denoise(exact, z, 50), **near)
+    torch.testing.assert_close(to_noise(v, z, 50, prediction="v_prediction"), to_noise(exact, z, 50), **near)
+
+
 def test_steps_and_eta_that_cannot_be():
     for options, said in (((0,), "1 to 1000 steps"), ((1001,), "1 to 1000 steps"), ((10, 1.5), "eta must be")):
         with pytest.raises(ValueError, match=said):
@@ -92,10 +104,11 @@ def test_an_image_of_a_seed_is_the_same_in_any_batch(name, eta):
     assert (whole - other).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", ["diffae", "infodiffusion"])
 @torch.no_grad()
-def test_code_and_noise_hold_the_image(name):
-    few, many = (small(name, steps=steps).eval() for steps in (5, 100))
+def test_code_and_noise_hold_the_image(name, prediction):
+    few, many = (small(name, steps=steps, prediction=prediction).eval() for steps in (5, 100))
     few.load_state_dict(ready(name, 0.003).state_dict())
     many.load_state_dict(few.state_dict())
     errors = [float((model.reconstruct(batch()) - batch()).square().mean().sqrt()) for model in (few, many)]

@@ -15,7 +15,7 @@ from betadiffusion.nn.condition import Embedded
 
 
 class ConditionedDiffusion(Baseline):
-    """The shared encoder, and a U-Net that predicts noise and is told the code beside the time.
+    """The shared encoder, and a U-Net that predicts noise, or v, and is told the code beside the time.
 
     encoded: channels that the encoder gives for one of the code. steps: of DDIM, there and back, that `reconstruct`
     takes. Raises ValueError for more than 1000.
@@ -61,17 +61,19 @@ class ConditionedDiffusion(Baseline):
 
     def encode_noise(self, x: Tensor, z: Tensor, steps: int) -> Tensor:
         """What of images x their codes z do not say: the noise that DDIM makes of x (Preechakul et al. 2022, Eq. 8)."""
-        return to_noise(self.unet, x, steps, self.condition(z))
+        return to_noise(self.unet, x, steps, self.condition(z), self.config.prediction)
 
     def reconstruct(self, x: Tensor, generator: Generators | None = None) -> Tensor:
         """Images from their code and their noise; nothing is drawn."""
         z, steps = self.encode_mean(x), self.config.steps
-        return denoise(self.unet, self.encode_noise(x, z, steps), steps, condition=self.condition(z))
+        noise, prediction = self.encode_noise(x, z, steps), self.config.prediction
+        return denoise(self.unet, noise, steps, condition=self.condition(z), prediction=prediction)
 
     def images(self, z: Tensor, generators: Sequence[torch.Generator], steps: int, eta: float) -> Tensor:
         """Images (B,C,H,W) of codes z by DDIM, everything else of them drawn."""
         noise = randn((len(z), *self.image_shape), z, generators)
-        return denoise(self.unet, noise, steps, eta, generators, self.condition(z), clip=True)
+        prediction = self.config.prediction
+        return denoise(self.unet, noise, steps, eta, generators, self.condition(z), clip=True, prediction=prediction)
 
     @torch.no_grad()
     def numbers(self, x: Tensor, generator: torch.Generator) -> dict[str, Any]:

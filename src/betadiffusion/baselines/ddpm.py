@@ -8,12 +8,19 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from betadiffusion.baselines.base import Baseline
-from betadiffusion.baselines.linear_diffusion import SAMPLE_STEPS, denoise, make_unet, noise_draws, noise_errors
+from betadiffusion.baselines.linear_diffusion import (
+    SAMPLE_STEPS,
+    Prediction,
+    denoise,
+    make_unet,
+    noise_draws,
+    noise_errors,
+)
 from betadiffusion.gaussian import Generators, randn, split
 
 
 class DDPM(Baseline):
-    """Noise predicted in images by a U-Net (Ho et al. 2020), sampled by DDIM (Song et al. 2021)."""
+    """Noise, or v, predicted in images by a U-Net (Ho et al. 2020), sampled by DDIM (Song et al. 2021)."""
 
     sample_options = ("steps", "eta")
     evaluations = SAMPLE_STEPS
@@ -25,6 +32,7 @@ class DDPM(Baseline):
         unet_channels: Sequence[int] = (32, 64, 64),
         unet_layers: int = 1,
         unet_attention: Sequence[int] = (),
+        prediction: Prediction = "epsilon",
     ) -> None:
         super().__init__()
         self.unet = make_unet(backbone, unet_channels, unet_layers, unet_attention)
@@ -33,7 +41,7 @@ class DDPM(Baseline):
         return noise_draws(batch, self.image_shape, generator)
 
     def forward(self, x: Tensor, time: Tensor, eps: Tensor) -> Tensor:
-        return noise_errors(self.unet, x, time, eps)
+        return noise_errors(self.unet, x, time, eps, prediction=self.config.prediction)
 
     def sample(
         self, count: int, generator: Generators | None = None, steps: int = SAMPLE_STEPS, eta: float = 0.0
@@ -41,7 +49,7 @@ class DDPM(Baseline):
         """Images (count,C,H,W) by so many steps of DDIM; eta from 0, nothing but the first noise, to 1 as DDPM."""
         each = split(generator, count)
         noise = randn((count, *self.image_shape), torch.empty(0, device=self.device), each)
-        return denoise(self.unet, noise, steps, eta, each, clip=True)
+        return denoise(self.unet, noise, steps, eta, each, clip=True, prediction=self.config.prediction)
 
     @torch.no_grad()
     def numbers(self, x: Tensor, generator: torch.Generator) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from betadiffusion.baselines.conditioned_diffusion import ConditionedDiffusion
-from betadiffusion.baselines.linear_diffusion import SAMPLE_STEPS, noise_draws, noise_errors
+from betadiffusion.baselines.linear_diffusion import SAMPLE_STEPS, Prediction, noise_draws, noise_errors
 from betadiffusion.baselines.prior import LatentPrior, WithPrior
 from betadiffusion.gaussian import Generators, split
 
@@ -29,6 +29,7 @@ class DiffusionAutoencoder(WithPrior, ConditionedDiffusion):
         unet_layers: int = 1,
         unet_attention: Sequence[int] = (),
         steps: int = 50,
+        prediction: Prediction = "epsilon",
         width: int = 512,
         depth: int = 4,
     ) -> None:
@@ -54,7 +55,7 @@ class DiffusionAutoencoder(WithPrior, ConditionedDiffusion):
             with torch.no_grad():
                 z = self.encode_mean(x)
             return self.prior(z, time, eps)
-        return noise_errors(self.unet, x, time, eps, self.condition(self.encode_mean(x)))
+        return noise_errors(self.unet, x, time, eps, self.condition(self.encode_mean(x)), self.config.prediction)
 
     def sample(
         self, count: int, generator: Generators | None = None, steps: int = SAMPLE_STEPS, eta: float = 0.0

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from betadiffusion.baselines.conditioned_diffusion import ConditionedDiffusion
 from betadiffusion.baselines.divergences import mmd
-from betadiffusion.baselines.linear_diffusion import SAMPLE_STEPS, noise_draws, noise_errors
+from betadiffusion.baselines.linear_diffusion import SAMPLE_STEPS, Prediction, noise_draws, noise_errors
 from betadiffusion.baselines.vae import moments
 from betadiffusion.gaussian import Generators, randn, split, standard_normal_kl
 
@@ -31,6 +31,7 @@ class InfoDiffusion(ConditionedDiffusion):
         unet_layers: int = 1,
         unet_attention: Sequence[int] = (),
         steps: int = 50,
+        prediction: Prediction = "epsilon",
         code_mmd: float = 0.1,
         code_kl: float = 0.0,
     ) -> None:
@@ -54,7 +55,7 @@ class InfoDiffusion(ConditionedDiffusion):
     def forward(self, x: Tensor, eps: Tensor, drawn: Tensor, time: Tensor, noise: Tensor) -> Tensor:
         mean, sigma = self.posterior(x)
         z = mean + sigma * eps
-        error = noise_errors(self.unet, x, time, noise, self.condition(z))
+        error = noise_errors(self.unet, x, time, noise, self.condition(z), self.config.prediction)
         kl = standard_normal_kl(mean, sigma)
         return error + self.config.code_mmd * self.divergence(z, drawn) + self.config.code_kl * kl
 

@@ -71,26 +71,33 @@ def denoise(
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be from 0 to 1 here, not {eta:g}")
-    scheduler = DDIMScheduler(TIMES, clip_sample=clip, prediction_type=prediction)
+    scheduler = DDIMScheduler(TIMES, clip_sample=clip)
     scheduler.set_timesteps(checked_steps(steps), device=z.device)
     for time in scheduler.timesteps:
-        predicted = _predict(network, z, time, condition)
+        noise = _noise(network, z, time, condition, prediction)
         fresh = randn(z.shape, z, generator) if eta > 0 else None
-        z = scheduler.step(predicted, time, z, eta, variance_noise=fresh, return_dict=False)[0]
+        z = scheduler.step(noise, time, z, eta, variance_noise=fresh, return_dict=False)[0]
     return z
 
 
-def to_noise(network: Network, z: Tensor, steps: int, condition: Embedded | None = None) -> Tensor:
+def to_noise(
+    network: Network, z: Tensor, steps: int, condition: Embedded | None = None, prediction: Prediction = "epsilon"
+) -> Tensor:
     """The noise from which `denoise` makes z, with as many steps: the more, the more exactly (Song et al. 2021)."""
     scheduler = DDIMInverseScheduler(TIMES, clip_sample=False)
     scheduler.set_timesteps(checked_steps(steps), device=z.device)
     for time in scheduler.timesteps:
-        z = scheduler.step(_predict(network, z, time, condition), time, z, return_dict=False)[0]
+        z = scheduler.step(_noise(network, z, time, condition, prediction), time, z, return_dict=False)[0]
     return z
 
 
-def _predict(network: Network, z: Tensor, time: Tensor, condition: Embedded | None) -> Tensor:
-    return network(z, (time / TIMES).expand(len(z)), condition=condition).float()
+def _noise(network: Network, z: Tensor, time: Tensor, condition: Embedded | None, prediction: Prediction) -> Tensor:
+    """The noise predicted in z (B,C,H,W) at a time ()."""
+    predicted = network(z, (time / TIMES).expand(len(z)), condition=condition).float()
+    if prediction == "epsilon":
+        return predicted
+    kept = DDIMScheduler(TIMES).alphas_cumprod[time].to(z)
+    return kept.sqrt() * predicted + (1 - kept).sqrt() * z  # v and z are a rotation of noise and data
 
 
 def checked_steps(steps: int) -> int:

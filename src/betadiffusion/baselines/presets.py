@@ -43,7 +43,7 @@ WHOLE_BATCH: dict[str, Any] = {  # batches as in disentanglement_lib
 }  # fmt: skip
 TWO_STAGES = ("baseline", "prior")
 DENOISER = {key: DENOISER_PRESETS["demo"][key] for key in ("width", "depth")}  # as ours, to compare
-UNET = {"unet_channels": [32, 64, 64], "unet_layers": 1, "unet_attention": []}
+UNET = {"unet_channels": [32, 64, 64], "unet_layers": 1, "unet_attention": [], "prediction": "epsilon"}
 BERNOULLI = {"likelihood": "bernoulli"}
 VAE = BERNOULLI | {"beta": 1.0}
 PRESETS: dict[str, Preset] = {

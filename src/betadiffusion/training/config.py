@@ -218,7 +218,8 @@ class DecoderConfig(PerceptualConfig):
     """
 
     l1: float = 1.0
-    adversarial: float = 0.5
+    adversarial: float = 1.0
+    channels: int = 32
     l2: float = 0.0
     max_level: float = 0.0
     walked: float = 0.0
@@ -408,7 +409,7 @@ def _diffusion_defaults() -> OptimisationConfig:
 
 def _decoder_defaults() -> OptimisationConfig:
     return OptimisationConfig(
-        images=100_000, batch_size=64, learning_rate=2e-4, muon_rate=0, warmup_images=5_000, ema_images=10_000,
+        images=150_000, learning_rate=6e-4, muon_rate=0, warmup_images=5_000, ema_images=10_000,
         validate_images=25_000, checkpoint_images=25_000,
     )  # fmt: skip
 
