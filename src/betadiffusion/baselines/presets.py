@@ -43,7 +43,9 @@ WHOLE_BATCH: dict[str, Any] = {  # batches as in disentanglement_lib
 }  # fmt: skip
 TWO_STAGES = ("baseline", "prior")
 DENOISER = {key: DENOISER_PRESETS["demo"][key] for key in ("width", "depth")}  # as ours, to compare
-UNET = {"unet_channels": [32, 64, 64], "unet_layers": 1, "unet_attention": [], "prediction": "epsilon"}
+UNET = {  # v (Salimans and Ho 2022) where the papers have noise, which draws speckles after short training
+    "unet_channels": [32, 64, 64], "unet_layers": 1, "unet_attention": [], "prediction": "v_prediction",
+}  # fmt: skip
 BERNOULLI = {"likelihood": "bernoulli"}
 VAE = BERNOULLI | {"beta": 1.0}
 PRESETS: dict[str, Preset] = {
@@ -125,7 +127,7 @@ PRESETS: dict[str, Preset] = {
         backbone={"block": "resnet", "layers_per_block": 1},
     ),
     "ddpm": Preset(
-        "ddpm:DDPM", "Ho et al. 2020 (2006.11239), their linear schedule of 1000 steps; a smaller U-Net", UNET, reads=()
+        "ddpm:DDPM", "Ho et al. 2020 (2006.11239), their linear schedule of 1000 steps; a smaller U-Net, for v", UNET, reads=()
     ),
     "latent_diffusion": Preset(
         "latent_diffusion:LatentDiffusion",
@@ -135,13 +137,13 @@ PRESETS: dict[str, Preset] = {
     ),
     "diffae": Preset(
         "diffae:DiffusionAutoencoder",
-        "Preechakul et al. 2022 (2111.15640); a smaller U-Net",
+        "Preechakul et al. 2022 (2111.15640); a smaller U-Net, for v",
         UNET | {"steps": 50} | DENOISER,
         TWO_STAGES,
     ),
     "infodiffusion": Preset(
         "infodiffusion:InfoDiffusion",
-        "Wang et al. 2023 (2306.08757), with MMD 0.1 and no KL as in their code; a smaller U-Net",
+        "Wang et al. 2023 (2306.08757), with MMD 0.1 and no KL as in their code; a smaller U-Net, for v",
         UNET | {"steps": 50, "code_mmd": 0.1, "code_kl": 0.0},
         **WHOLE_BATCH,
     ),

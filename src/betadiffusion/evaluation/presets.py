@@ -56,12 +56,11 @@ PUBLISHED: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
     ),
 }  # fmt: skip
 
-V = {"set": {"baseline.prediction": "v_prediction"}}  # noise draws speckles in few steps after short training
 # What `betadiffusion compare --preset` trains, by the row's name, and what it measures; an option given by the user
 # wins. stages: of ours; set: further keys; base: for directions found on the frozen model of another row, its name.
 COMPARED: dict[str, dict[str, dict[str, Any]]] = {
     "paper-table1": {
-        "beta_vae": {}, "info_vae": {}, "diffae": V, "infodiffusion": V, "multi_beta_vae": {},
+        "beta_vae": {}, "info_vae": {}, "diffae": {}, "infodiffusion": {}, "multi_beta_vae": {},
     },
     "paper-table2": {
         "beta_vae": {}, "factor_vae": {}, "beta_tcvae": {},
@@ -77,7 +76,7 @@ COMPARED: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "paper-table3": {
-        "vq_vae": {}, "ddpm": V, "latent_diffusion": {}, "multi_beta_vae": {},
+        "vq_vae": {}, "ddpm": {}, "latent_diffusion": {}, "multi_beta_vae": {},
     },
     "paper-table7": {
         "vae": {}, "disco on vae": {"model": "disco", "base": "vae"},

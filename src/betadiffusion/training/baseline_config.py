@@ -44,8 +44,8 @@ class BaselineConfig:
         unet_channels: channels of each resolution of the U-Net over pixels, multiples of 8.
         unet_layers: its residual blocks at each resolution.
         unet_attention: sides, in pixels, of its resolutions with attention.
-        prediction: of the U-Net over pixels, the noise ("epsilon", as in the papers) or v ("v_prediction"), whose
-            errors stay small where little but noise is left.
+        prediction: of the U-Net over pixels, v ("v_prediction"), whose errors stay small where little but noise is
+            left, or the noise ("epsilon"), as in the papers.
         steps: steps of DDIM from an image to its noise, and of those back, in a reconstruction.
         code_mmd: InfoDiffusion's weight of the MMD of codes and prior, beside the mean squared error of the noise.
         code_kl: InfoDiffusion's weight of the KL of code and prior, likewise.
