@@ -127,7 +127,10 @@ PRESETS: dict[str, Preset] = {
         backbone={"block": "resnet", "layers_per_block": 1},
     ),
     "ddpm": Preset(
-        "ddpm:DDPM", "Ho et al. 2020 (2006.11239), their linear schedule of 1000 steps; a smaller U-Net, for v", UNET, reads=()
+        "ddpm:DDPM",
+        "Ho et al. 2020 (2006.11239), their linear schedule of 1000 steps; a smaller U-Net, for v",
+        UNET,
+        reads=(),
     ),
     "latent_diffusion": Preset(
         "latent_diffusion:LatentDiffusion",
