@@ -4,7 +4,7 @@
 
 Copies the run's models for each row into a folder below --out, tunes the decoder there, resumed where it stopped, and
 measures. The run itself stays as it is. Prints the table, writes OUT/decoder_tuning.json and draws the same held-out
-images for every row in OUT/decoder_tuning.png. Minutes per row on 2 CPU cores for the demo's networks.
+images for every row in OUT/decoder_tuning.png. Up to half an hour a row on one core for the demo's networks.
 
 Columns: the distances of benchmarks/joint_training.py; the mean absolute error of a pixel and, with --lpips, LPIPS on
 held-out images at level 0; seconds of tuning.
@@ -22,7 +22,7 @@ import torch
 from betadiffusion.cli.checks import check
 from betadiffusion.metrics.lpips import LPIPS
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
-from betadiffusion.training.config import DecoderConfig
+from betadiffusion.training.config import DecoderConfig, RunConfig
 from betadiffusion.training.files import write_json
 from betadiffusion.training.pictures import save_grid
 from betadiffusion.training.runs import load_config, load_split, make_accelerator, run
@@ -105,7 +105,7 @@ def main() -> None:
                 copied(options.run, folder)
                 config = load_config(options.run)
                 config.decoder, config.stages, config.out = decoder, ["decoder"], str(folder)
-                training = config.decoder_training
+                training = config.decoder_training = RunConfig().decoder_training  # the defaults, not the run's
                 training.images, training.warmup_images = options.images, min(5_000, options.images // 4)
                 training.validate_images = training.checkpoint_images = max(1, options.images // 4)
                 check(config)

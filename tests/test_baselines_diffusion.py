@@ -71,6 +71,9 @@ def test_noise_and_v_say_the_same():
 
     torch.testing.assert_close(denoise(v, z, 50, prediction="v_prediction"), denoise(exact, z, 50), **near)
     torch.testing.assert_close(to_noise(v, z, 50, prediction="v_prediction"), to_noise(exact, z, 50), **near)
+    time, eps = torch.full((10,), 600), torch.randn(z.shape, generator=torch.Generator().manual_seed(1)).to(z)
+    errors = noise_errors(v, z, time, eps, prediction="v_prediction")  # 1 / a_t of those of the noise
+    torch.testing.assert_close(exact.kept[600] * errors, noise_errors(exact, z, time, eps), **near)
 
 
 def test_steps_and_eta_that_cannot_be():

@@ -74,7 +74,7 @@ def denoise(
     scheduler = DDIMScheduler(TIMES, clip_sample=clip)
     scheduler.set_timesteps(checked_steps(steps), device=z.device)
     for time in scheduler.timesteps:
-        noise = _noise(network, z, time, condition, prediction)
+        noise = _noise(network, z, time, scheduler, condition, prediction)
         fresh = randn(z.shape, z, generator) if eta > 0 else None
         z = scheduler.step(noise, time, z, eta, variance_noise=fresh, return_dict=False)[0]
     return z
@@ -87,17 +87,26 @@ def to_noise(
     scheduler = DDIMInverseScheduler(TIMES, clip_sample=False)
     scheduler.set_timesteps(checked_steps(steps), device=z.device)
     for time in scheduler.timesteps:
-        z = scheduler.step(_noise(network, z, time, condition, prediction), time, z, return_dict=False)[0]
+        noise = _noise(network, z, time, scheduler, condition, prediction)
+        z = scheduler.step(noise, time, z, return_dict=False)[0]
     return z
 
 
-def _noise(network: Network, z: Tensor, time: Tensor, condition: Embedded | None, prediction: Prediction) -> Tensor:
-    """The noise predicted in z (B,C,H,W) at a time ()."""
+def _noise(
+    network: Network,
+    z: Tensor,
+    time: Tensor,
+    scheduler: DDIMScheduler | DDIMInverseScheduler,
+    condition: Embedded | None,
+    prediction: Prediction,
+) -> Tensor:
+    """The noise predicted in z (B,C,H,W) at a time (), which the inverse scheduler takes for that of another time."""
     predicted = network(z, (time / TIMES).expand(len(z)), condition=condition).float()
     if prediction == "epsilon":
         return predicted
-    kept = DDIMScheduler(TIMES).alphas_cumprod[time].to(z)
-    return kept.sqrt() * predicted + (1 - kept).sqrt() * z  # v and z are a rotation of noise and data
+    kept = scheduler.alphas_cumprod[time].to(z)
+    # eps = sqrt(a_t) v + sqrt(1 - a_t) z_t                                        (Salimans and Ho 2022, App. D)
+    return kept.sqrt() * predicted + (1 - kept).sqrt() * z
 
 
 def checked_steps(steps: int) -> int:
