@@ -142,7 +142,8 @@ def test_speeds_are_of_the_second_training(monkeypatch):
         (["vae", "vae"], "'vae' is there twice"),
         (["vae", "--images", "10", "--minutes", "1"], "not both"),
         (["vae", "--images", "0"], "--images must be positive"),
-        (["vae", "--jobs", "0"], "--jobs must be positive"),
+        (["vae", "--jobs", "-1"], "--jobs must be 0 or more"),
+        (["--jobs", "0"], "name the models to compare"),
         (["vae", "--seeds", "1", "1"], "each once"),
         ([], "holds no comparison yet"),
         (["--seeds", "1"], "name the models to compare"),
@@ -163,6 +164,12 @@ def test_processes_of_their_own(tmp_path, capsys):
     assert main(["compare", *arguments]) == 0
     assert "comparison:" in capsys.readouterr().out
     assert (tmp_path / "compare.html").is_file()
+
+
+def test_no_jobs_at_a_time_only_plans(tmp_path, capsys):
+    assert main(["compare", "vae", "--data", "shapes", "--images", "100", "--jobs", "0", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"planned: {tmp_path / 'slurm.sh'}\n"
+    assert {file.name for file in tmp_path.iterdir()} == {"plan.json", "slurm.sh"}
 
 
 @pytest.mark.parametrize("preset", COMPARED)

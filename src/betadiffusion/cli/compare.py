@@ -72,7 +72,7 @@ def compare(
         test_count: images to test scores on.
         features: of the distances of samples, as of `evaluate`.
         samples: how many, for the distances of samples.
-        jobs: runs at a time.
+        jobs: runs at a time; 0 only plans, for OUT/slurm.sh.
         task: do one task only, by its number, as the Slurm array does.
         cpu: stay on the CPU even where there is a GPU.
         out: folder for runs and tables.
@@ -85,8 +85,8 @@ def compare(
         options |= {key: value for key, value in COMPARE_PRESETS[preset].items() if key not in given}
     check_evaluation(options | {"runs": (out,), "model": None, "seeds": seeds, "size": None, "channels": None,
                                 "lpips": None})  # fmt: skip
-    if jobs < 1:
-        raise ValueError(f"--jobs must be positive, not {jobs}")
+    if jobs < 0:
+        raise ValueError(f"--jobs must be 0 or more, not {jobs}")
     from betadiffusion.evaluation.compare import Budget, run_all, run_task, write_plan
     from betadiffusion.evaluation.compare_table import headline, write_tables
 
@@ -109,7 +109,10 @@ def compare(
         changes |= {"data.limit": limit} if "limit" in given or not _files(models) else {}
         rows = [checked(row, changes, cpu) for row in rows_of(models, preset)]
         write_plan(rows, seeds, Budget(images, minutes), options | {"preset": preset, "cpu": cpu}, out)
-    elif given - {"models", "out", "jobs"}:
+        if not jobs:
+            print(f"planned: {out / 'slurm.sh'}")
+            return
+    elif not jobs or given - {"models", "out", "jobs"}:
         raise ValueError("name the models to compare, or a --preset; --out alone, with --jobs, goes on with a plan")
     run_all(out, jobs)
     numbers, _ = write_tables(out)
