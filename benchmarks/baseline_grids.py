@@ -19,7 +19,7 @@ from betadiffusion.baselines.presets import PRESETS
 from betadiffusion.baselines.runs import TRAINING, load_baseline, run
 from betadiffusion.cli.commands import train as train_command
 from betadiffusion.cli.parsing import parse
-from betadiffusion.evaluation.compare import with_images
+from betadiffusion.evaluation.compare import anneal, with_images
 from betadiffusion.training.config import DataConfig, RunConfig
 from betadiffusion.training.images import load_images
 from betadiffusion.training.models import image_size
@@ -40,11 +40,7 @@ def configured(name: str, options: argparse.Namespace) -> RunConfig:
     for stage in config.stages:
         training = getattr(config, TRAINING[stage])
         setattr(config, TRAINING[stage], with_images(training, images))
-    scale = images / 200_000  # schedules over images go with the budget
-    for key in ("capacity_images", "kl_warmup_images"):
-        given = PRESETS[name].arguments.get(key) and (getattr(config.baseline, key) or PRESETS[name].arguments[key])
-        if given:
-            setattr(config.baseline, key, max(1, round(min(given, 115_000) * scale)))
+    anneal(config, images / 200_000)
     if PRESETS[name].by_class and options.data != "shapes":
         config.condition.classes = None  # the data's own labels
     if "base" in PRESETS[name].arguments:

@@ -145,10 +145,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("pythae-elbo.json"))
     options = parser.parse_args()
     logging.disable(logging.INFO)
-    train, held_out = load_split(data_of(options), SIZE, 0)
-    x, test = (torch.from_numpy(part.images(np.arange(len(part)))) / 255 for part in (train, held_out))
     rows: dict[str, list[float]] = {}
     for seed in options.seeds:
+        split = load_split(data_of(options), SIZE, seed)  # the seed that `train_ours` divides by
+        x, test = (torch.from_numpy(part.images(np.arange(len(part)))) / 255 for part in split)
         for beta in BETAS:
             name = "VAE" if beta == 1 else f"beta-VAE, beta {beta:g}"
             models = {"betadiffusion": train_ours(options, beta, options.epochs * len(x), seed)}

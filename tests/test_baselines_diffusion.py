@@ -77,9 +77,18 @@ def test_noise_and_v_say_the_same():
 
 
 def test_steps_and_eta_that_cannot_be():
-    for options, said in (((0,), "1 to 1000 steps"), ((1001,), "1 to 1000 steps"), ((10, 1.5), "eta must be")):
-        with pytest.raises(ValueError, match=said):
-            denoise(Gaussian(0, 1), noise(1), *options)
+    with pytest.raises(ValueError, match="eta must be"):
+        denoise(Gaussian(0, 1), noise(1), 10, 1.5)
+    for steps in (0, 1, 3, 334, 375, 501, 750, 1001):
+        with pytest.raises(ValueError, match=f"751 to 1000 steps, not {steps}"):
+            denoise(Gaussian(0, 1), noise(1), steps)
+
+
+@pytest.mark.parametrize("steps", [4, 333, 376, 500, 751, 1000])
+def test_sampling_begins_where_there_is_noise_alone(steps):
+    exact = Gaussian(0.6, 0.1)
+    drawn = denoise(exact, noise(), steps)
+    assert float(drawn.mean()) == pytest.approx(0.6, abs=0.05)
 
 
 def ready(name, scale=0.1):
@@ -98,12 +107,12 @@ def ready(name, scale=0.1):
 @torch.no_grad()
 def test_an_image_of_a_seed_is_the_same_in_any_batch(name, eta):
     model = ready(name)
-    whole = model.sample(4, torch.Generator().manual_seed(5), steps=3, eta=eta)
+    whole = model.sample(4, torch.Generator().manual_seed(5), steps=4, eta=eta)
     generator = torch.Generator().manual_seed(5)
-    parts = torch.cat([model.sample(3, generator, steps=3, eta=eta), model.sample(1, generator, steps=3, eta=eta)])
+    parts = torch.cat([model.sample(3, generator, steps=4, eta=eta), model.sample(1, generator, steps=4, eta=eta)])
     torch.testing.assert_close(whole, parts, atol=1e-5, rtol=1e-4)
     assert (whole[0] - whole[1]).abs().max() > 0.01
-    other = model.sample(4, torch.Generator().manual_seed(6), steps=3, eta=eta)
+    other = model.sample(4, torch.Generator().manual_seed(6), steps=4, eta=eta)
     assert (whole - other).abs().max() > 0.01
 
 
@@ -124,7 +133,7 @@ def test_code_and_noise_hold_the_image(name, prediction):
 def test_the_code_matters(name):
     model = ready(name)
     each = [torch.Generator().manual_seed(0)]
-    one, other = (model.images(model.encode_mean(batch(2))[i : i + 1], each, 3, 0.0) for i in range(2))
+    one, other = (model.images(model.encode_mean(batch(2))[i : i + 1], each, 4, 0.0) for i in range(2))
     assert (one - other).abs().max() > 1e-3
 
 
@@ -165,7 +174,7 @@ def test_priors_are_of_codes_of_the_right_scale():
 
 def test_grids_of_codes_have_a_transformer():
     prior = LatentPrior((4, 4, 4), 64, 1)
-    drawn = prior.sample([torch.Generator().manual_seed(i) for i in range(2)], 2, 0.0)
+    drawn = prior.sample([torch.Generator().manual_seed(i) for i in range(2)], 4, 0.0)
     assert drawn.shape == (2, 4, 4, 4)
 
 
@@ -211,5 +220,5 @@ def test_only_what_has_an_effect_can_be_set():
     config = RunConfig(model="vq_vae", stages=["baseline", "prior"])
     config.vae.layers_per_block, config.out = 2, "/tmp/a-run"
     check(config)  # the demo's blocks have no layers, those of the VQ-VAE have
-    with pytest.raises(ValueError, match="1 to 1000 steps"):
+    with pytest.raises(ValueError, match="751 to 1000 steps, not 2000"):
         small("diffae", steps=2_000)

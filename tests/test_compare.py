@@ -3,14 +3,17 @@
 import csv
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from betadiffusion.cli.compare import checked, rows_of
+from betadiffusion.baselines.presets import baseline_arguments
+from betadiffusion.cli.compare import checked, named, rows_of
 from betadiffusion.cli.main import main
 from betadiffusion.evaluation import compare, compare_table
-from betadiffusion.evaluation.compare import Budget, Row, folder_of, read_plan, run_task, tasks, write_plan
+from betadiffusion.evaluation.compare import Budget, Row, check_data, folder_of, read_plan, run_task, tasks, write_plan
 from betadiffusion.evaluation.presets import COMPARE_PRESETS, COMPARED
 from betadiffusion.training.config import RunConfig
 
@@ -164,6 +167,49 @@ def test_processes_of_their_own(tmp_path, capsys):
     assert main(["compare", *arguments]) == 0
     assert "comparison:" in capsys.readouterr().out
     assert (tmp_path / "compare.html").is_file()
+
+
+def test_what_is_measured_has_its_table_though_another_run_fails(tmp_path, capsys, monkeypatch):
+    write_plan(rows(), (0,), Budget(images=200), OPTIONS, tmp_path)
+    run_task(tmp_path, 0, progress=False)
+    failing = [sys.executable, "-c", "raise SystemExit(1)"]
+    monkeypatch.setattr(compare, "_start", lambda out, number, jobs: subprocess.Popen(failing))
+    assert main(["compare", "--out", str(tmp_path)]) == 1
+    assert "ours seed 0" in capsys.readouterr().err
+    assert "1 runs are not measured yet" in (tmp_path / "compare.html").read_text()
+
+
+@pytest.mark.parametrize(("visible", "dealt"), [(None, "0 1 2 0"), ("2,5,7", "2 5 7 2"), ("6", "6 6 6 6")])
+def test_gpus_are_dealt_out_in_turn(visible, dealt, tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(compare.torch.cuda, "device_count", lambda: len((visible or "0,1,2").split(",")))
+    monkeypatch.setattr(compare.subprocess, "Popen", lambda command, env, **_: env["CUDA_VISIBLE_DEVICES"])
+    assert [compare._start(tmp_path, number, 2) for number in range(4)] == dealt.split()
+
+
+@pytest.mark.parametrize("name", ["annealed_vae", "hierarchical_vae"])
+def test_what_is_annealed_takes_its_share_of_the_budget(name, tmp_path):
+    made = named(name)
+    arguments = baseline_arguments(name, made.baseline)
+    key = next(key for key in ("capacity_images", "kl_warmup_images") if key in arguments)
+    share = arguments[key] / made.vae_training.images
+    assert 0 < share < 1
+    assert getattr(compare.within(Budget(images=1_000), made, tmp_path).baseline, key) == round(1_000 * share)
+
+
+def test_rows_of_other_data_are_refused_and_scores_that_the_data_cannot_have():
+    options = OPTIONS | {"metrics": ("mig",)}
+    check_data(rows(), options)
+    other = rows()
+    other[1].config.data.source = "dsprites"
+    with pytest.raises(ValueError, match=r"ours is not of the data of vae, which has data.source = 'shapes'"):
+        check_data(other, options)
+    with pytest.raises(ValueError, match="tad needs images with known attributes"):
+        check_data(rows(), OPTIONS | {"chosen_metrics": ("tad",)})
+    with pytest.raises(ValueError, match="lpips needs its weights"):
+        check_data(rows(), OPTIONS | {"metrics": ("lpips",)})
 
 
 def test_no_jobs_at_a_time_only_plans(tmp_path, capsys):

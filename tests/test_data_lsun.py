@@ -49,7 +49,8 @@ def test_images_in_the_order_of_their_keys(folder):
 
 def test_the_name_tells_the_partition(folder):
     assert set(read(folder.rename(folder.with_name("tower_train_lmdb"))).partition) == {"train"}
-    assert read(folder.with_name("tower_train_lmdb").rename(folder.with_name("tower"))).partition is None
+    assert set(read(folder.with_name("tower_train_lmdb").rename(folder.with_name("test_lmdb"))).partition) == {"test"}
+    assert read(folder.with_name("test_lmdb").rename(folder.with_name("tower"))).partition is None
 
 
 def test_a_changed_file_is_decoded_again(folder):

@@ -12,17 +12,17 @@ from betadiffusion.data import DataError
 from betadiffusion.data.rendered import RenderedSet
 from betadiffusion.evaluation import evaluate as module
 from betadiffusion.evaluation.encoders import Encoder, Function, load_function, pixel_encoder
-from betadiffusion.evaluation.evaluate import Options, Subject, level_grid, make_plan
+from betadiffusion.evaluation.evaluate import Options, Subject, check_alike, level_grid, make_plan
 from betadiffusion.evaluation.figures import charts
-from betadiffusion.evaluation.names import GENERATION, PICTURES, SCORES, MetricName, ScoreName
+from betadiffusion.evaluation.names import GENERATION, PICTURES, SCORES, SLOW, MetricName, ScoreName
 from betadiffusion.evaluation.page import page
-from betadiffusion.evaluation.pool import candidates, draw, training_images
+from betadiffusion.evaluation.pool import candidates, draw, trained_on, training_images
 from betadiffusion.evaluation.scores import FUNCTIONS, Coded, compute, possible
 from betadiffusion.evaluation.summary import summarise
 from betadiffusion.evaluation.sweep import Repetition
 from betadiffusion.evaluation.write import table, write_evaluation
 from betadiffusion.metrics import result
-from betadiffusion.training.config import DataConfig, RunConfig
+from betadiffusion.training.config import DataConfig, RunConfig, with_keys
 from betadiffusion.training.runs import load_split
 
 CPU = torch.device("cpu")
@@ -164,6 +164,30 @@ def test_held_out_images_are_none_that_the_run_was_trained_on():
         candidates(source, "test", None)
 
 
+def test_data_are_those_of_a_run_however_they_are_spelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set").mkdir()
+    spellings = ["set", "./set/", str(tmp_path / "set"), "coil20:set", f"coil20:{tmp_path}/set"]
+    for own in spellings:
+        config = RunConfig(data=DataConfig(source=own))
+        assert all(trained_on(config, source) for source in spellings)
+        assert not trained_on(config, "shapes")
+        assert not trained_on(config, "other")
+    assert trained_on(RunConfig(data=DataConfig(source="shapes")), "shapes")
+
+
+def test_runs_of_another_model_are_no_repetitions(monkeypatch):
+    runs = {
+        "a": RunConfig(), "b": RunConfig(seed=1, out="b"), "c": RunConfig(model="vae"),
+        "d": with_keys(RunConfig(), {"levels.free_nats": 1.0}),
+    }  # fmt: skip
+    monkeypatch.setattr(module, "load_config", lambda run: runs[run])
+    check_alike(("a", "b"))
+    for other, key in (("c", "model"), ("d", "levels.free_nats")):
+        with pytest.raises(ValueError, match=f"{other} is no repetition of a, which has {key}"):
+            check_alike(("a", "b", other))
+
+
 def test_a_pool_is_divided_alike_where_images_are_few():
     source = Panes()
     pool = draw(source, np.arange(90), 10_000, 5_000, 0)
@@ -253,14 +277,14 @@ def test_codes_of_the_wrong_shape_are_refused():
     ("options", "match"),
     [
         ({"metrics": ("tad",)}, "tad needs images with known attributes"),
-        ({"metrics": ("ssim",)}, "without a decoder"),
+        ({"metrics": ("ssim",)}, "in one pass"),
         ({"metrics": ("frechet",)}, "stage 'diffusion'"),
         ({"metrics": ("mig",), "chosen_metrics": ("tad",)}, "tad needs"),
     ],
 )
 def test_what_data_or_model_cannot_give_is_refused(options, match):
     with pytest.raises(ValueError, match=match):
-        make_plan(Options(**options), make_pool(), has_scale=False, can_sample=False)
+        make_plan(Options(**options), make_pool(), has_decoder=False, can_sample=False)
 
 
 def test_the_plan_takes_what_is_named_and_by_default_all_but_the_slow():
@@ -271,6 +295,19 @@ def test_the_plan_takes_what_is_named_and_by_default_all_but_the_slow():
     assert not plan.generation
     plan = make_plan(Options(metrics=("sap", "kernel", "ssim"), chosen_metrics=("dci_gbt", "sap")), pool, True, True)
     assert (plan.every, plan.chosen, plan.pictures, plan.generation) == (["sap"], ["dci_gbt"], ["ssim"], ["kernel"])
+
+
+@pytest.mark.parametrize(("varying", "left_out"), [(1, {"beta_vae", "tad"}), (0, set(SCORES))])
+def test_scores_of_factors_need_factors_that_vary(varying, left_out):
+    pool = make_pool()
+    pool.factors[:, varying:] = 0
+    assert set(SCORES) - possible(pool) == left_out
+    if varying:
+        for name in possible(pool) - SLOW:
+            assert compute(name, Coded(pool, pool.factors.astype(float)))
+    else:
+        pool.factors[: pool.count, 0] = np.arange(pool.count) % 2  # in one part alone
+        assert not possible(pool)
 
 
 def test_the_fixed_level_is_among_the_levels():
@@ -313,6 +350,33 @@ def test_the_page_shows_table_charts_and_the_published_rows_and_needs_nothing_el
         for ax in figure.axes[:1]:
             assert ax.get_xlabel()
             assert ax.get_ylabel()
+
+
+def test_a_score_of_several_parts_has_no_line_of_its_own(written):
+    numbers = json.loads(json.dumps(written[1]))
+    numbers["context"]["plan"]["every"].append("dci")
+    assert page(numbers, {"scores": b""}) == page(written[1], {"scores": b""})
+
+
+def test_a_code_that_does_not_vary_keeps_its_value():
+    constant = make_encoder(lambda x: torch.full((len(x), 2), 3.0) + 1e-6 * x.flatten(1)[:, :2], "constant")
+    mean = constant.codes(make_pool().images, 0.0).mean
+    assert np.allclose(mean, 3, atol=1e-5)
+    assert (mean == mean[0]).all()
+
+
+def test_images_come_back_without_a_noise_scale_too(tmp_path):
+    class Brighter:
+        encode_mean = staticmethod(lambda x, t: x.flatten(1)[:, :4])
+        decode = reconstruct = staticmethod(lambda x, generator: x + 0.5)
+
+    encoder = Encoder("brighter", Brighter(), (3, 8, 8), has_levels=False)
+    assert encoder.has_decoder
+    assert not encoder.has_scale
+    assert not make_encoder().has_decoder
+    numbers = Repetition(encoder, make_pool(), tmp_path, 0.0).at(0.0, [])
+    assert numbers["mse"] == pytest.approx(0.25)
+    assert "rate" not in numbers
 
 
 def test_text_from_outside_is_escaped(written):

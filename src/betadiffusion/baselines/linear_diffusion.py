@@ -19,6 +19,7 @@ from betadiffusion.nn.unet import LevelUNet
 Network = Callable[..., Tensor]
 Prediction = Literal["epsilon", "v_prediction"]
 TIMES = 1000  # steps of the noising; Ho et al.'s linear schedule of its variances, 1e-4 to 0.02, is diffusers' default
+LEAST_FIRST = 750  # of the times: where sampling must begin at least; there sqrt(a_t) = 0.06 of an image is left
 SAMPLE_STEPS = 20  # of DDIM, where nothing else is asked for
 
 
@@ -66,8 +67,8 @@ def denoise(
 ) -> Tensor:
     """What DDIM makes of noise z in so many steps; with eta > 0 fresh noise is drawn, from a generator for each sample.
 
-    clip: what is predicted is clipped to [-1, 1] in every step, for images. Raises ValueError unless 1 <= steps <= 1000
-    and 0 <= eta <= 1.
+    clip: what is predicted is clipped to [-1, 1] in every step, for images. Raises ValueError unless 0 <= eta <= 1 and
+    as `checked_steps`.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be from 0 to 1 here, not {eta:g}")
@@ -110,7 +111,7 @@ def _noise(
 
 
 def checked_steps(steps: int) -> int:
-    """The steps, or ValueError where DDIM cannot take so many."""
-    if not 1 <= steps <= TIMES:
-        raise ValueError(f"a linear diffusion of {TIMES} times can be sampled in 1 to {TIMES} steps, not {steps}")
+    """The steps, or ValueError where DDIM, whose steps are TIMES // steps times long, would not begin near noise."""
+    if not (1 <= steps <= TIMES and (steps - 1) * (TIMES // steps) >= LEAST_FIRST):
+        raise ValueError(f"a linear diffusion is sampled in 4 to 333, 376 to 500 or 751 to {TIMES} steps, not {steps}")
     return steps

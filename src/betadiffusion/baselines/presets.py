@@ -21,7 +21,7 @@ class Preset:
     """A baseline: module and class in this package, the keys of section `baseline` that it reads, and its stages.
 
     `whole_batch`: its loss counts on a batch as a whole, which therefore cannot be cut in parts. `by_class`: it is
-    conditioned on the class of an image. `training`: keys of a run in which its training is not the default, by
+    conditioned on the class of an image. `training`: keys of a run that are not the default, nor the paper's, by
     dotted name. `fixed`: arguments that cannot be configured. `reads`: keys of section `vae` that it reads; `backbone`:
     what it has in place of that section's preset.
     """
@@ -63,12 +63,15 @@ PRESETS: dict[str, Preset] = {
         "annealed_vae:AnnealedVAE",
         "Burgess et al. 2018 (1804.03599): gamma 1000, 25 nats over 100,000 steps of 64 images, for dSprites",
         BERNOULLI | {"gamma": 1000.0, "capacity": 25.0, "capacity_images": 6_400_000},
+        # that gamma and that many images go with hundreds of thousands of steps: configs/baselines/annealed_vae.yaml
+        training={"baseline.gamma": 30.0, "baseline.capacity_images": 115_000},
     ),
     "cvae": Preset(
         "cvae:CVAE",
         "Sohn et al. 2015, Eq. 4, of an image given its class",
         BERNOULLI | {"label_width": 32},
         by_class=True,
+        training={"condition.kind": "labels"},
     ),
     "info_vae": Preset(
         "info_vae:InfoVAE",

@@ -39,6 +39,7 @@ def compare(
     test_count: int = 5_000,
     features: str = "effnet",
     samples: int = 10_000,
+    lpips: str | None = None,
     jobs: int = 1,
     task: int | None = None,
     cpu: bool = False,
@@ -72,6 +73,7 @@ def compare(
         test_count: images to test scores on.
         features: of the distances of samples, as of `evaluate`.
         samples: how many, for the distances of samples.
+        lpips: weights of metric lpips, as of `evaluate`.
         jobs: runs at a time; 0 only plans, for OUT/slurm.sh.
         task: do one task only, by its number, as the Slurm array does.
         cpu: stay on the CPU even where there is a GPU.
@@ -79,16 +81,16 @@ def compare(
     """
     options: dict[str, Any] = {
         "levels": levels, "fixed_level": fixed_level, "metrics": metrics, "chosen_metrics": chosen_metrics,
-        "count": count, "test_count": test_count, "features": features, "samples": samples,
+        "count": count, "test_count": test_count, "features": features, "samples": samples, "lpips": lpips,
     }  # fmt: skip
     if preset is not None:
         options |= {key: value for key, value in COMPARE_PRESETS[preset].items() if key not in given}
-    check_evaluation(options | {"runs": (out,), "model": None, "seeds": seeds, "size": None, "channels": None,
-                                "lpips": None})  # fmt: skip
+    check_evaluation(options | {"runs": (out,), "model": None, "seeds": seeds, "size": None, "channels": None})
     if jobs < 0:
         raise ValueError(f"--jobs must be 0 or more, not {jobs}")
-    from betadiffusion.evaluation.compare import Budget, run_all, run_task, write_plan
+    from betadiffusion.evaluation.compare import Budget, check_data, run_all, run_task, write_plan
     from betadiffusion.evaluation.compare_table import headline, write_tables
+    from betadiffusion.training.errors import TrainingError
 
     if task is not None:
         if models or given - {"models", "out", "task"}:
@@ -108,13 +110,20 @@ def compare(
         changes = {key: value for key, value in changes.items() if value is not None}
         changes |= {"data.limit": limit} if "limit" in given or not _files(models) else {}
         rows = [checked(row, changes, cpu) for row in rows_of(models, preset)]
-        write_plan(rows, seeds, Budget(images, minutes), options | {"preset": preset, "cpu": cpu}, out)
+        options |= {"preset": preset, "cpu": cpu}
+        check_data(rows, options)
+        write_plan(rows, seeds, Budget(images, minutes), options, out)
         if not jobs:
             print(f"planned: {out / 'slurm.sh'}")
             return
     elif not jobs or given - {"models", "out", "jobs"}:
         raise ValueError("name the models to compare, or a --preset; --out alone, with --jobs, goes on with a plan")
-    run_all(out, jobs)
+    try:
+        run_all(out, jobs)
+    except TrainingError:
+        if any(out.glob("*/seed-*/result.json")):
+            write_tables(out)  # of what is measured
+        raise
     numbers, _ = write_tables(out)
     print(headline(numbers))
     print(f"comparison: {out / 'compare.html'}")
@@ -127,7 +136,7 @@ def _files(models: tuple[str, ...]) -> bool:
 def rows_of(models: tuple[str, ...], preset: str | None) -> "list[Row]":
     """What to compare, in the order given; ValueError for a model that is unknown or there twice."""
     from betadiffusion.cli.commands import train
-    from betadiffusion.evaluation.compare import Row
+    from betadiffusion.evaluation.compare import Row, folder_of
 
     rows = []
     for name, changed in COMPARED.get(preset or "", {}).items():
@@ -140,7 +149,8 @@ def rows_of(models: tuple[str, ...], preset: str | None) -> "list[Row]":
             rows.append(Row(Path(model).stem, config))
         else:
             rows.append(Row(model, named(model)))
-    if twice := {row.name for row in rows if [r.name for r in rows].count(row.name) > 1}:
+    folders = [folder_of(Path(), row.name, 0) for row in rows]
+    if twice := {row.name for row, folder in zip(rows, folders, strict=True) if folders.count(folder) > 1}:
         raise ValueError(f"{min(twice)!r} is there twice: every model needs a name of its own")
     return rows
 

@@ -42,7 +42,7 @@ def load(path: Path, size: int | None, channels: int | None, cache_dir: Path | N
         stat = data.stat()
         source = Source(data.parent.resolve().name, data.parent, names, [(stat.st_size, stat.st_mtime_ns)], read)
         images = load_source(source, size or 64, channels, cache_dir, progress)
-    part = re.search("_(train|val|test)_lmdb$", source.name)
+    part = re.search("(?:^|_)(train|val|test)_lmdb$", source.name)
     images.partition = np.full(len(images), PARTS[part[1]]) if part else None
     return images
 

@@ -56,6 +56,15 @@ def load(
         raise DataError(f"{error.filename or source} cannot be read ({error.strerror or error}).") from error
 
 
+def place(source: str) -> str | Path:
+    """What `source` names, the same for every spelling of a path: a name of NAMES, or the path without a reader."""
+    if source in NAMES:
+        return source
+    name, colon, rest = source.partition(":")
+    path = Path(source).expanduser()
+    return Path(rest if colon and name in READERS and not path.exists() else path).expanduser().resolve()
+
+
 def _load_path(source: str, size: int | None, channels: int | None, cache_dir: Path | None, progress: bool) -> ImageSet:
     path, module = Path(source).expanduser(), None
     name, colon, rest = source.partition(":")

@@ -17,17 +17,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
-from betadiffusion.baselines.presets import is_baseline
+from betadiffusion.baselines.presets import baseline_arguments, is_baseline
 from betadiffusion.baselines.runs import class_of
 from betadiffusion.baselines.runs import run as run_baseline
 from betadiffusion.data import Subset, load
-from betadiffusion.evaluation.evaluate import Options, evaluate, make_extractor
+from betadiffusion.evaluation.evaluate import Options, check_scores, evaluate, make_extractor, make_measures
 from betadiffusion.evaluation.generation import generation, load_generative
-from betadiffusion.evaluation.names import GENERATION
-from betadiffusion.evaluation.pool import training_images
+from betadiffusion.evaluation.names import GENERATION, PICTURES, SCORES
+from betadiffusion.evaluation.pool import draw, training_images
 from betadiffusion.evaluation.summary import scalars
 from betadiffusion.training.config import OptimisationConfig, RunConfig
 from betadiffusion.training.errors import Interrupted, TrainingError
@@ -72,6 +73,7 @@ def write_plan(rows: list[Row], seeds: tuple[int, ...], budget: Budget, options:
     options: those of `evaluate.Options` that are not about runs. ValueError where `out` holds another comparison.
     """
     runs = []
+    out = out.resolve()  # a task may start anywhere
     for seed in seeds:
         for row in rows:
             config = dataclasses.replace(row.config, seed=seed, out=str(folder_of(out, row.name, seed)), resume="auto")
@@ -84,7 +86,7 @@ def write_plan(rows: list[Row], seeds: tuple[int, ...], budget: Budget, options:
         raise ValueError(f"{out} holds a comparison with {difference}: use the same settings, or another --out")
     write_json(file, plan)
     count = len(tasks(plan))
-    command = f'betadiffusion compare --out "{out.resolve()}"'
+    command = f'betadiffusion compare --out "{out}"'
     write_text(
         out / "slurm.sh",
         "#!/bin/bash\n# sbatch this; when all are done, the last line alone writes the tables\n"
@@ -143,10 +145,21 @@ def within(budget: Budget, config: RunConfig, folder: Path) -> RunConfig:
             seconds = 60 * budget.minutes / len(config.stages)
             write_json(file, {stage: max(1, round(rate * seconds)) for stage, rate in rates(config).items()})
         images = json.loads(file.read_text())
+    if images:
+        anneal(config, images[config.stages[0]] / getattr(config, TRAINED_BY[config.stages[0]]).images)
     for stage, count in images.items():
         section = TRAINED_BY[stage]
         setattr(config, section, with_images(getattr(config, section), count))
     return config
+
+
+def anneal(config: RunConfig, share: float) -> None:
+    """Brings what is annealed over so many images to a training of `share` as many."""
+    config.levels.kl_warmup_images = round(share * config.levels.kl_warmup_images)
+    known = baseline_arguments(config.model, config.baseline) if is_baseline(config.model) else {}
+    for key in ("capacity_images", "kl_warmup_images"):
+        if known.get(key):
+            setattr(config.baseline, key, max(1, round(share * known[key])))
 
 
 def with_images(training: OptimisationConfig, images: int) -> OptimisationConfig:
@@ -178,10 +191,13 @@ def measure(folder: Path, config: RunConfig, options: Numbers, progress: bool) -
     device = torch.device("cuda" if torch.cuda.is_available() and not options["cpu"] else "cpu")
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     chosen = Options(runs=(folder,), **plain)
-    codes = dataclasses.replace(chosen, metrics=tuple(name for name in chosen.metrics if name not in GENERATION))
     result: Numbers = {"cost": cost(folder, config), "codes": {}, "samples": {}}
-    if not is_baseline(config.model) or hasattr(class_of(config.model), "encode_mean"):
-        found = evaluate(codes, folder / "evaluation" / "cells", progress)
+    ours = not is_baseline(config.model)
+    decodes = ours or hasattr(class_of(config.model), "decode")
+    of_codes = tuple(name for name in chosen.metrics if decodes or name not in PICTURES)
+    if (of_codes or not chosen.metrics) and (ours or hasattr(class_of(config.model), "encode_mean")):
+        codes = dataclasses.replace(chosen, metrics=of_codes)
+        found = evaluate(codes, folder / "evaluation" / "cells", progress, samples=False)
         places = {"fixed": f"level {chosen.fixed_level:g}", "best": "best level"} if found["levels"] else {}
         result["codes"] = {
             places.get(key, ""): {name: mean for name, (mean, _) in scalars(numbers).items()}
@@ -215,6 +231,22 @@ def cost(folder: Path, config: RunConfig) -> Numbers:
         "parameters": max(parameters) if is_baseline(config.model) else sum(parameters),
         "memory": max(stage["peak_memory_gb"] for stage in stages),
     }
+
+
+def check_data(rows: list[Row], options: Numbers) -> None:
+    """ValueError, before any training, for rows that are not of the same data, and scores that the data cannot have."""
+    for row in rows[1:]:
+        if difference := first_difference(asdict(rows[0].config.data), asdict(row.config.data)):
+            raise ValueError(
+                f"{row.name} is not of the data of {rows[0].name}, which has data.{difference}: give it for all, "
+                "as --data, --size, --channels or --limit, or make the files alike"
+            )
+    asked = Options(**options)
+    make_measures(asked, torch.device("cpu"))
+    if set(SCORES) & {*asked.metrics, *asked.chosen_metrics}:
+        config = rows[0].config
+        source = load(config.data.source, image_size(config), config.data.channels)
+        check_scores(asked, draw(source, np.arange(len(source)), asked.count, asked.test_count, 0))
 
 
 def run_all(out: Path, jobs: int) -> None:
@@ -270,7 +302,8 @@ def _start(out: Path, number: int, jobs: int) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "betadiffusion", "compare", "--out", str(out), "--task", str(number)]
     environment = dict(os.environ)
     if devices := torch.cuda.device_count():
-        environment.setdefault("CUDA_VISIBLE_DEVICES", str(number % devices))
+        visible = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(devices)))
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number % devices]
     if jobs == 1:
         return subprocess.Popen(command, env=environment, start_new_session=True)
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))

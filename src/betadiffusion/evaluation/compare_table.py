@@ -111,14 +111,14 @@ def page(numbers: Numbers, missing: int) -> str:
     """The table as one HTML page, with what it depends on."""
     plan = numbers["plan"]
     data, options = plan["runs"][0]["config"]["data"], plan["options"]
+    budget = {key: value for key, value in plan["budget"].items() if value is not None}
     text = (
-        "All models had the same data and the same budget, and were measured on the same images. Means ± standard "
-        "errors over training seeds. Where a model has levels, the best one was chosen on the score itself, so that "
-        "its score is biased upwards; the fixed level was chosen beforehand."
+        f"All models had the same data and {'the same' if budget else 'each its own'} budget, and were measured on the "
+        "same images. Means ± standard errors over training seeds. Where a model has levels, the best one was chosen "
+        "on the score itself, so that its score is biased upwards; the fixed level was chosen beforehand."
     )
     absent = f"{missing} runs are not measured yet." if missing else ""
     features = sorted({r["samples"]["features"] for r in numbers["results"] if "features" in r["samples"]})
-    budget = {key: value for key, value in plan["budget"].items() if value is not None}
     about = [
         ("data", str(data["source"])), ("images used", "all" if data["limit"] is None else f"{data['limit']:,}"),
         ("budget", ", ".join(f"{value:,} {key}" for key, value in budget.items()) or "as configured"),

@@ -54,6 +54,11 @@ class Encoder:
         return has_sigma and hasattr(self.model, "decode") and hasattr(self.model, "latent_shape")
 
     @property
+    def has_decoder(self) -> bool:
+        """Whether codes come back as images in one pass; a diffusion of pixels, which has no `decode`, takes many."""
+        return self.has_scale or (hasattr(self.model, "decode") and hasattr(self.model, "reconstruct"))
+
+    @property
     def has_scale_per_dimension(self) -> bool:
         """Whether in units of the prior its noise scale depends on the dimension too, and not on the level alone."""
         return self.has_scale and (
@@ -90,7 +95,8 @@ class Encoder:
                 raise ValueError(f"{self.name} gives codes of shape {tuple(mean.shape)} for {len(indices)} images")
             means.append(mean.float().flatten(1).cpu().numpy())
         matrix = np.concatenate(means)
-        matrix[:, matrix.std(axis=0) < DEAD] = 0
+        dead = matrix.std(axis=0) < DEAD
+        matrix[:, dead] = matrix[:, dead].mean(axis=0)
         return Codes(matrix, np.concatenate(sigmas) if sigmas else self._sigma(level))
 
     def _sigma(self, level: float) -> float | None:

@@ -32,6 +32,9 @@ from betadiffusion.report.context import cpu_model
 from betadiffusion.report.measure import finite
 from betadiffusion.training.config import RunConfig
 from betadiffusion.training.runs import load_config
+from betadiffusion.training.trainer import first_difference
+
+MAKE_A_MODEL = ("vae", "beta_diffusion", "baseline", "levels")  # sections of a run in which repetitions are the same
 
 
 @dataclass(frozen=True)
@@ -94,15 +97,24 @@ class Subject:
         return (self.run / "pipeline").is_dir() or (hasattr(model, "sample") and getattr(model, "has_prior", True))
 
 
-def make_plan(options: Options, pool: Pool, has_scale: bool, can_sample: bool) -> Plan:
-    """Sorts the names asked for; ValueError, before any work, for one that this data or this model cannot give."""
+def check_scores(options: Options, pool: Pool) -> set[str]:
+    """The scores that this data can have; ValueError for one that is asked for and is not among them."""
     can = possible(pool)
     for name in (*options.metrics, *options.chosen_metrics):
         if name in SCORES and name not in can:
             needs = {"targets": "labels or factors"}.get(SCORES[name].needs, SCORES[name].needs)
+            if SCORES[name].varying > 1:
+                needs = f"{needs}, {SCORES[name].varying} that vary"
             raise ValueError(f"--metrics {name} needs images with known {needs}, and {pool.images.name} has none")
-        if name in PICTURES and not has_scale:
-            raise ValueError(f"--metrics {name} is of reconstructions, which a model without a decoder does not have")
+    return can
+
+
+def make_plan(options: Options, pool: Pool, has_decoder: bool, can_sample: bool) -> Plan:
+    """Sorts the names asked for; ValueError, before any work, for one that this data or this model cannot give."""
+    can = check_scores(options, pool)
+    for name in options.metrics:
+        if name in PICTURES and not has_decoder:
+            raise ValueError(f"--metrics {name} is of images decoded from codes in one pass, which this model has not")
         if name in GENERATION and not can_sample:
             raise ValueError(f"--metrics {name} is of samples: it needs a run whose stage 'diffusion' is finished")
     usual = {where: [n for n, s in SCORES.items() if s.where == where and n in can and n not in SLOW]
@@ -117,13 +129,15 @@ def make_plan(options: Options, pool: Pool, has_scale: bool, can_sample: bool) -
     )
 
 
-def evaluate(options: Options, out: Path, progress: bool = True) -> dict[str, Any]:
+def evaluate(options: Options, out: Path, progress: bool = True, samples: bool = True) -> dict[str, Any]:
     """Every number of an evaluation, fit for JSON; `out` keeps what is finished, so that the same call goes on there.
 
-    Raises ValueError or DataError, before anything long, for options, data and models that do not go together.
+    samples: whether those of samples are among them. Raises ValueError or DataError, before anything long, for
+    options, data and models that do not go together.
     """
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
-    extractor, measures = make_extractor(options, device), make_measures(options, device)
+    check_alike(options.runs)
+    extractor, measures = make_extractor(options, device) if samples else None, make_measures(options, device)
     rows: dict[str, list[Numbers]] = {name: [] for name in ("fixed", "best", *CONTROLS)}
     by_level: list[list[Numbers]] = []
     single: list[dict[str, Any]] = []
@@ -132,7 +146,7 @@ def evaluate(options: Options, out: Path, progress: bool = True) -> dict[str, An
     for subject in subjects(options, device):
         for seed in options.seeds:
             pool = make_pool(subject, options, seed)
-            plan = make_plan(options, pool, subject.encoder.has_scale, subject.can_sample)
+            plan = make_plan(options, pool, subject.encoder.has_decoder, subject.can_sample or not samples)
             repetition = Repetition(subject.encoder, pool, out, options.fixed_level, measures)
             levels = level_grid(options) if subject.encoder.has_levels else []
             repetition.sweep(levels, plan.every, progress)
@@ -146,7 +160,7 @@ def evaluate(options: Options, out: Path, progress: bool = True) -> dict[str, An
                 rows[name].append(numbers)
             by_level.append([repetition.at(level, plan.every) for level in levels])
             single += _single(subject.encoder.name, seed, by_level[-1], taken)
-            if plan.generation:
+            if samples and plan.generation:
                 found = _generation(subject, plan, options, extractor, seed, repetition.folder, progress)
                 generated += [{"run": subject.encoder.name, **row} for row in found]
             about = context(options, plan, subject, pool, [*about.get("repetition_of", []), subject.encoder.name])
@@ -172,6 +186,19 @@ def _single(run: str, seed: int, levels: list[Numbers], taken: dict[str, Numbers
         for name, by_level in named.items()
         for row in by_level.values()
     ]
+
+
+def check_alike(runs: tuple[Path, ...]) -> None:
+    """ValueError for runs that are not repetitions of one training: of another model, or differently configured."""
+    parts = [
+        {key: value for key, value in asdict(load_config(run)).items() if key in ("model", *MAKE_A_MODEL)}
+        for run in runs
+    ]
+    for run, part in zip(runs[1:], parts[1:], strict=True):
+        if difference := first_difference(parts[0], part):
+            raise ValueError(
+                f"{run} is no repetition of {runs[0]}, which has {difference}: evaluate it by itself, or use `compare`"
+            )
 
 
 def subjects(options: Options, device: torch.device) -> Iterable[Subject]:

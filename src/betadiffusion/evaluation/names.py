@@ -11,11 +11,13 @@ class Score:
     """A number of codes: its title, what must be known of the images, and where it is taken when nothing is said.
 
     where: "every" level, or only at the "chosen" ones (the fixed level and the best one) because it takes long.
+    varying: factors that must take several values.
     """
 
     title: str
     needs: Need
     where: Literal["every", "chosen"]
+    varying: int = 1
 
 
 SCORES: dict[str, Score] = {
@@ -27,7 +29,7 @@ SCORES: dict[str, Score] = {
     "dci": Score("DCI, fast importance", "factors", "chosen"),
     "dci_gbt": Score("DCI, boosted trees", "factors", "chosen"),
     "explicitness": Score("explicitness", "factors", "chosen"),
-    "beta_vae": Score("BetaVAE score", "factors", "chosen"),
+    "beta_vae": Score("BetaVAE score", "factors", "chosen", varying=2),
     "tad": Score("TAD", "attributes", "every"),
     "knn_probe": Score("k-NN probe", "targets", "chosen"),
     "linear_probe": Score("linear probe", "targets", "chosen"),

@@ -76,6 +76,8 @@ def _over_levels(numbers: Numbers, pngs: dict[str, bytes]) -> str:
         return ""
     best = []
     for name in numbers["context"]["plan"]["every"]:
+        if name not in numbers["levels"][0]:  # of several parts, as DCI
+            continue
         row = max(numbers["levels"], key=lambda row, name=name: row[name]["mean"])
         best.append((title(name), cell(row[name]["mean"], row[name]["se"]), f"{row['level']['mean']:.3g}"))
     return (

@@ -3,11 +3,11 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from betadiffusion.data import AttributeSet, DataError, FactorSet, ImageSet, Subset
+from betadiffusion.data.sources import place
 from betadiffusion.training.config import RunConfig
 from betadiffusion.training.runs import split_indices
 
@@ -76,8 +76,7 @@ def training_images(source: ImageSet, config: RunConfig) -> np.ndarray:
 
 def trained_on(config: RunConfig, source: str) -> bool:
     """Whether a run was trained on the data that `source` names."""
-    own = config.data.source
-    return source == own or (Path(own).exists() and Path(source).expanduser().resolve() == Path(own).resolve())
+    return place(source) == place(config.data.source)
 
 
 def draw(source: ImageSet, indices: np.ndarray, count: int, test_count: int, seed: int) -> Pool:

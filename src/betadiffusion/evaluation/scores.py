@@ -53,13 +53,17 @@ class Coded:
 
 
 def possible(pool: Pool) -> set[str]:
-    """The scores that what is known of a pool allows."""
-    has: dict[Need, bool] = {
-        "factors": pool.factors is not None,
-        "attributes": pool.attributes is not None,
-        "targets": pool.labels is not None or pool.factors is not None,
-    }
-    return {name for name, score in SCORES.items() if has[score.needs]}
+    """The scores that what is known of a pool allows; factors count where they vary among both parts of it."""
+    varying = 0 if pool.factors is None else _varying(pool.factors, pool.count)
+    labelled = varying if pool.labels is None else _varying(pool.labels[:, None], pool.count)
+    has: dict[Need, int] = {"factors": varying, "attributes": pool.attributes is not None, "targets": labelled}
+    return {name for name, score in SCORES.items() if has[score.needs] >= score.varying}
+
+
+def _varying(known: np.ndarray, count: int) -> int:
+    """How many columns of what is known (N, K) take several values before `count` and from it on."""
+    parts = known[:count], known[count:]
+    return int(np.logical_and(*((part != part[:1]).any(axis=0) for part in parts)).sum())
 
 
 def compute(name: str, coded: Coded) -> Numbers:

@@ -66,6 +66,7 @@ class Repetition:
         wanted: dict[str, Callable[[], Numbers]] = {"code": lambda: self._code(level)}
         if self.encoder.has_scale:
             wanted |= {f"posterior, latents of {self.fixed:g}": lambda: self._posterior(level)}
+        if self.encoder.has_decoder:
             for name, measure in ({"mse": _squared_error} | self.pictures).items():
                 weights = getattr(measure, "weights_sha256", "")  # of LPIPS
                 wanted[f"{name} {weights}".rstrip()] = partial(self._picture, level, name, measure)
@@ -106,22 +107,29 @@ class Repetition:
     @torch.no_grad()
     def _picture(self, level: float, name: str, measure: Measure) -> Numbers:
         """A measure between test images and their reconstructions from a draw of q(z|x;t), mean over both."""
-        model, device = self.encoder.model, self.encoder.device
-        generator = torch.Generator().manual_seed(self.pool.seed)
-        mean, sigma = self.codes(level)
-        tested = slice(self.pool.count, self.pool.count + PICTURES)
-        means = torch.from_numpy(mean[tested])
-        sigmas = torch.as_tensor(sigma).expand(mean.shape)[tested]
-        test, size, total, t = self.pool.test, pass_size(self.encoder.image_shape), 0.0, torch.tensor(level).to(device)
-        for start in range(0, len(means), size):
-            f, s = (part[start : start + size].reshape(-1, *model.latent_shape).to(device) for part in (means, sigmas))
-            x_hat = model.decode(self.encoder.prior_scale(level) * (f + s * randn(f.shape, f, generator)), t)
-            x = load_images(test, np.arange(start, start + len(f)), device)
+        test, size, total = self.pool.test, pass_size(self.encoder.image_shape), 0.0
+        count, generator = min(PICTURES, len(test)), torch.Generator().manual_seed(self.pool.seed)
+        for start in range(0, count, size):
+            indices = np.arange(start, min(start + size, count))
+            x = load_images(test, indices, self.encoder.device)
+            x_hat = self._reconstruction(x, indices, level, generator)
             total += float(torch.as_tensor(measure(x, x_hat.clamp(-1, 1) if name != "mse" else x_hat)).sum())
-        value = total / len(means)
+        value = total / count
         if name == "mse":  # the greatest error of a pixel is 2
             return {"mse": value, "psnr": float(10 * np.log10(4 / value))}
         return {name: value}
+
+    def _reconstruction(self, x: Tensor, tested: np.ndarray, level: float, generator: torch.Generator) -> Tensor:
+        """Test images x (B,C,H,W), at the places `tested`, from draws of their codes, or as the model does it."""
+        model, device = self.encoder.model, self.encoder.device
+        if not self.encoder.has_scale:
+            return model.reconstruct(x, generator)
+        mean, sigma = self.codes(level)
+        places = self.pool.count + tested
+        known = (torch.from_numpy(mean[places]), torch.as_tensor(sigma).expand(mean.shape)[places])
+        f, s = (part.reshape(-1, *model.latent_shape).to(device) for part in known)
+        z = self.encoder.prior_scale(level) * (f + s * randn(f.shape, f, generator))
+        return model.decode(z, torch.tensor(level).to(device))
 
 
 def _squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
