@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,6 +110,15 @@ def test_one_evaluation_lands_where_the_teachers_walk_ends(vae, tmp_path):
 def test_a_killed_training_goes_on_to_the_same_weights(vae, tmp_path):
     few = {"count": 64, "images": 1_024, "validate_images": 1_024, "checkpoint_images": 512}
     whole_and_resumed(partial(trained, vae, **few), tmp_path, 512)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_walk_is_of_what_its_image_is_asked_for(vae, count):
+    stage = stage_of(vae, untrained("velocity"))
+    stage.conditions = SimpleNamespace(at=lambda images, draws: torch.from_numpy(images) + draws)
+    stage.walk_draws = torch.zeros(len(stage.walk_images), dtype=torch.int64)
+    walks = torch.arange(count)
+    assert stage._condition(walks).tolist() == stage.walk_images[:count].tolist()
 
 
 def test_a_teacher_that_does_not_fit_is_refused(vae):

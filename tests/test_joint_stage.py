@@ -228,9 +228,11 @@ def test_options_of_stage_vae_hold(tmp_path, images):
     assert trained.opponent.adaptive > 0
 
 
-def test_tokens_train_jointly_too(tmp_path, images):
+@pytest.mark.parametrize("boundary", [True, False])
+def test_tokens_train_jointly_too(boundary, tmp_path, images):
+    """Without the boundary f does not depend on the level at first, and df/dt is 0."""
     torch.manual_seed(0)
-    vae = tokens(sigma_from="level", boundary=True)
+    vae = tokens(sigma_from="level", boundary=boundary)
     trained = fit(tmp_path, JointStage(vae, dit(vae), images, images, CPU, SHARED), images=32)
     assert np.isfinite(trained.history[-1]["denoising_loss"])
     assert not torch.equal(flat(trained.plain.vae.encoder), flat(tokens().encoder))

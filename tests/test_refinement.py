@@ -41,6 +41,13 @@ def test_ascent_raises_the_elbo(vae, x):
     assert (raised > plain).all()
 
 
+def test_an_ascent_where_the_kl_weighs_nothing_is_refused(x):
+    vae = MultiBetaVAE(sample_size=16, in_channels=1, latent_channels=4, channels=(8, 8), schedule="sinusoidal").eval()
+    with pytest.raises(ValueError, match="leave out level 0"):
+        next(refine(vae, x, torch.tensor([0.5, 0.0]), ascents=1))
+    assert all(step.images.isfinite().all() for step in refine(vae, x, torch.tensor([0.5, 0.0])))
+
+
 def test_the_elbo_has_the_gradient_that_is_followed(vae, x):
     t = torch.full((3,), 0.5)
     mean = torch.ones(3, 4, 1, 1, requires_grad=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,7 +186,7 @@ def test_a_folder_without_a_run_is_named(tmp_path):
 def test_a_stage_on_a_trained_vae_refuses_to_be_asked_for_another(stage, tmp_path):
     kept = {"vae__latent_channels": 4, "stages": [stage]}
     runs.build_vae(configured(tmp_path, **kept), (3, 16, 16)).save_pretrained(tmp_path / "vae" / "model")
-    assert runs.trained_vae(configured(tmp_path, **kept)).latent_shape == (4, 1, 1)
+    assert runs.trained_vae(configured(tmp_path, **kept), (3, 16, 16)).latent_shape == (4, 1, 1)
     for key, asked, said in (
         ("latent_channels", 8, "vae.latent_channels 4, not 8"),
         ("channels", [8, 8], r"vae.channels \[8, 16\], not \[8, 8\]"),
@@ -193,7 +194,19 @@ def test_a_stage_on_a_trained_vae_refuses_to_be_asked_for_another(stage, tmp_pat
     ):
         with pytest.raises(ValueError, match=f"was trained with {said}: leave the option out"):
             runs.run(configured(tmp_path, **kept | {f"vae__{key}": asked}))
+    with pytest.raises(ValueError, match="3 channels and 16 pixels, not 3 and 32: give --data"):
+        runs.run(configured(tmp_path, **kept, data__size=32))
     assert not (tmp_path / stage).exists()
+
+
+def test_a_denoiser_does_not_go_on_with_another_vae(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    vae = runs.load_vae(tmp_path / "run")
+    with torch.no_grad():
+        vae.encoder.head.bias += 0.1
+    vae.save_pretrained(tmp_path / "run" / "vae" / "model")
+    with pytest.raises(ValueError, match="was made with encoder = "):
+        runs.run(configured(tmp_path / "run", stages=["diffusion"]))
 
 
 def test_tensorboard_is_written_when_asked(tmp_path):

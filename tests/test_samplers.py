@@ -205,6 +205,14 @@ def test_one_step_of_the_posterior_is_exact_given_the_encoding():
     assert float(drawn.var()) == pytest.approx(float(variance), rel=0.02)
 
 
+def test_a_step_draws_no_more_noise_than_there_is():
+    """Beyond the posterior's share up to the whole, k = sigma_s, which is Algorithm 2."""
+    oracle, z, levels = mixture(), noise(500, 3), uniform(5)
+    first, second = (torch.Generator().manual_seed(1) for _ in range(2))
+    drawn = samplers.sample(oracle.predict, z, levels, SIGMA, method="euler", eta=1e9, generator=first)
+    assert torch.allclose(drawn, samplers.algorithm2(oracle.predict, z, levels, SIGMA, generator=second))
+
+
 RANDOM = [{"eta": 0.5}, {"eta": 1.0}, {"churn": 0.5}, {"churn": 1.0}]
 
 

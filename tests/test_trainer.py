@@ -208,6 +208,25 @@ def test_other_settings_are_refused_by_name(tmp_path):
         fit(trainer(tmp_path, identity={"training": {"learning_rate": 0.2}}))
 
 
+def test_dropout_is_the_same_when_resumed_and_moves_no_other_draw(tmp_path):
+    def stage(on_step=lambda images: None):
+        made = Regression(on_step)
+        made.model.append(nn.Dropout(0.5))
+        return made
+
+    uncut = trainer(tmp_path / "whole", stage())
+    before = torch.get_rng_state()
+    fit(uncut)
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer(tmp_path / "cut", stage(stop_at(200))))
+    torch.rand(7)
+    resumed = trainer(tmp_path / "cut", stage())
+    fit(resumed)
+    assert resumed.history == uncut.history
+    assert torch.equal(weights(resumed.plain), weights(uncut.plain))
+
+
 def test_resume_never_starts_again(tmp_path, whole):
     with pytest.raises(KeyboardInterrupt):
         fit(trainer(tmp_path, Regression(stop_at(200)), seed=5))

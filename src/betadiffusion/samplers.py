@@ -69,8 +69,8 @@ def evaluations(method: Method, steps: int) -> int:
 
 
 def posterior_noise(sigma_t: Tensor, sigma_s: Tensor, eta: float) -> Tensor:
-    """k = eta sigma_s sqrt(1 - a), a = sigma_s^2 / sigma_t^2: the fresh noise of a step, 0-d."""
-    return eta * sigma_s * (1 - (sigma_s / sigma_t).square()).clamp(min=0).sqrt()
+    """k = eta sigma_s sqrt(1 - a), a = sigma_s^2 / sigma_t^2: the fresh noise of a step, 0-d; at most sigma_s."""
+    return sigma_s * (eta * (1 - (sigma_s / sigma_t).square()).clamp(min=0).sqrt()).clamp(max=1)
 
 
 def sample(
@@ -92,9 +92,9 @@ def sample(
     predict(z, t, s) -> (eps, delta), t and s 0-d; levels a falling 1-d tensor in [0, 1]; sigma a differentiable
     function of t; method and variable as above ("heun" costs two evaluations a step, "multistep3" one more than steps);
     moments, a function of t as well, is what "standard" needs.
-    eta >= 0: the share of fresh noise; churn >= 0: before each step but the first z climbs by so many steps, noise
-    added (Karras et al. 2022, Alg. 2); both draw from `generator`, one or a list of one per latent, and with both at 0
-    nothing is random. callback(step, z, level) after every step.
+    eta >= 0: the share of fresh noise, 1 that of the posterior, at most all of it; churn >= 0: before each step but the
+    first z climbs by so many steps, noise added (Karras et al. 2022, Alg. 2); both draw from `generator`, one or a list
+    of one per latent, and with both at 0 nothing is random. callback(step, z, level) after every step.
     Raises ValueError for levels that do not fall, an unknown method or variable, a negative eta or churn, and for
     "standard" without moments.
     """

@@ -116,6 +116,8 @@ def _combinations(config: RunConfig) -> Iterator[str]:
     yield from _joint_or_decoder(config)
     if not levels or max(levels) > 1:
         yield f"report.levels must be one or more levels from 0 to 1, not {levels}"
+    if config.vae.knots is not None and config.vae.knots < 2:
+        yield f"vae.knots must be at least 2, not {config.vae.knots}"
     if 0 < config.cache.levels < 4:
         yield f"cache.levels must be 0 (no cache) or at least 4, not {config.cache.levels}"
     low, high = config.vae.beta_min or 1.0, config.vae.beta_max
@@ -190,7 +192,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
     errors = ["diffusion.weighting", "diffusion.levels"]  # how they are weighed and where they are met
     loose = [*errors, "diffusion.velocity"]
     frozen_rates = [f"decoder_training.{rate}" for rate in ("encoder_rate", "curve_rate")]
-    taught = config.diffusion.teacher is not None
+    taught, cache = config.diffusion.teacher is not None, ["cache.levels", "cache.tolerance"]
     asked, every = config.condition.kind, [key for key in values if key.startswith("condition.")]
     rules = [
         (asked == "none", every, "with condition.kind 'none'"),
@@ -214,7 +216,8 @@ def _unread(config: RunConfig) -> Iterator[str]:
         (not sharper.lpips, ["perceptual.lpips_weights"], "with perceptual.lpips 0"),
         (not sharper.adversarial, ["perceptual.start_images", "perceptual.channels"], "with perceptual.adversarial 0"),
         (True, ["diffusion_training.encoder_rate"], "with the VAE frozen then"),
-        (denoiser["architecture"] == "mlp", ["diffusion_training.muon_rate"], "on an MLP, which has no convolutions"),
+        (denoiser["architecture"] != "unet", ["diffusion_training.muon_rate"], "unless the denoiser is a U-Net"),
+        (not multi_beta, ["decoder_training.muon_rate"], f"with model {config.model!r}, without convolutions there"),
         (True, frozen_rates, "with all but the decoder frozen then"),
         (joint, loose, "with stage 'joint', whose levels are the VAE's"),
         (joint, ["pretext.mask", "pretext.noise"], "with stage 'joint'"),
@@ -223,7 +226,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
         (not decoder.adversarial, ["decoder.start_images", "decoder.channels"], "with decoder.adversarial 0"),
         (not decoder.walked, ["decoder.walk_level", "decoder.walk_steps"], "with decoder.walked 0"),
         (config.diffusion.weighting != "learned", ["diffusion_training.curve_rate"], "with the VAE frozen then"),
-        (taught, [*errors, "cache.levels"], "with diffusion.teacher, whose walks have levels and codes already"),
+        (taught, [*errors, *cache], "with diffusion.teacher, whose walks have levels and codes already"),
         (not taught, ["diffusion.walks"], "without diffusion.teacher"),
         (joint, ["diffusion.teacher"], "with stage 'joint', which makes a VAE of its own"),
         (config.diffusion.levels != "logit_normal", logit, "unless diffusion.levels is 'logit_normal'"),

@@ -141,7 +141,8 @@ class Preconditioning(nn.Module):
         total = f_var + sigma.square()
         centred = z - f_mean
         mean, gain, variance = self._velocity(t, s, sigma, total, of_v)
-        typical = self.v_variance.mean().sqrt()
+        # where f does not depend on the level yet, the velocity has no size of its own
+        typical = torch.maximum(self.v_variance.mean(), FLOOR * self.f_variance.mean()).sqrt()
         eps, eps_scale = sigma * centred / total, (f_var / total).sqrt().clamp(min=FLOOR)
         if self.prediction == "flow":
             eps = torch.zeros_like(z)

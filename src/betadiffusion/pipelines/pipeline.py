@@ -144,10 +144,11 @@ class BetaDiffusionPipeline(DiffusionPipeline):
         """Images encoded at a level, moved by strength * direction, walked back to level 0 and decoded (Algorithm 4).
 
         direction: shaped like the latent, (C,h,w) or flat, or the name of one of `directions`, whose unit is a standard
-        deviation of the codes. code: "draw", a draw of q(z|x;t) as in `denoise`, or the "mean" that Algorithm 4
+        deviation of the codes. code: "draw", as `noised` and so `denoise` draw it, or the "mean" that Algorithm 4
         prints, which keeps more of the images and is walked to blurred ones. Without `denoise` the VAE alone decodes,
-        at the level. walking: options of `walk`. With strength 0 this is `denoise`, or `reconstruct`. Raises
-        ValueError for a direction of another shape or an unknown name, and for options of the walk without `denoise`.
+        at the level. walking: options of `walk`. With strength 0 this is `denoise`, or what the VAE alone makes of
+        such codes. Raises ValueError for a direction of another shape or an unknown name, and for options of the walk
+        without `denoise`.
         """
         generators = self._generators(images, generator)
         along = self._direction(direction, level)

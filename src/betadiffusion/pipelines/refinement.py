@@ -36,8 +36,11 @@ def refine(
 
     First variant, `ascents` 0: x <- g(z, t), z drawn of q(z|x;t), or its mean without a `generator`. Second variant:
     the mean is first improved by so many steps of gradient ascent on Eq. 4, each `rate` times sigma(t)^2 / w_kl times
-    the gradient (a Newton step where the posterior is that of a Gaussian), with the same draw throughout.
+    the gradient (a Newton step where the posterior is that of a Gaussian), with the same draw throughout. Raises
+    ValueError for `ascents` at a level whose KL weighs nothing, as level 0 of schedules "sinusoidal" and "linear".
     """
+    if ascents and not bool((vae.schedule(levels).kl > 0).all()):
+        raise ValueError("an ascent on Eq. 4 needs a KL that weighs something: leave out level 0, or ascents")
     for level in levels.tolist():
         t = torch.full((len(x),), level, device=x.device)
         with torch.no_grad():

@@ -211,9 +211,9 @@ class DecoderConfig(PerceptualConfig):
         start_images: images after which discriminator and adversarial term set in.
         channels: channels of the discriminator's first layer.
         l2: weight of the mean squared error of a pixel.
-        max_level: codes are draws of q(z|x;t) at levels even from 0 to this one; at 0 the other levels are let go.
+        max_level: codes are f(x,t) + sigma(t) eps at levels even from 0 to this one; at 0 the other levels are let go.
         walked: share of images whose codes the diffusion walks back from `walk_level`, so that the decoder meets the
-            sampler's errors; the others' are draws of q(z|x;t).
+            sampler's errors.
         walk_level: level that those codes are walked back from.
         walk_steps: steps of that walk, by Heun.
     """

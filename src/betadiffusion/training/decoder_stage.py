@@ -42,7 +42,7 @@ class DecoderModel(nn.Module):
 
 
 class DecoderStage:
-    """Lowers `config` on images decoded from codes: draws of q(z|x;t), and what `denoiser` makes of those of a level.
+    """Lowers `config` on images decoded from codes f(x,t) + sigma(t) eps, and from those `denoiser` walks back.
 
     Encoder, sigma(t), s(t) and the level's embedding are frozen. Raises ValueError for a `config` without a term to
     lower, and for codes to be walked back without a denoiser.

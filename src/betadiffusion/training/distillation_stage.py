@@ -125,4 +125,4 @@ class DistillationStage(DiffusionStage):
 
     def _condition(self, walk: Tensor) -> Tensor:
         """What walks (B,) are asked for: (B, ...), on the device."""
-        return self.conditions.at(self.walk_images[walk], self.walk_draws[walk]).to(self.device)
+        return self.conditions.at(self.walk_images[walk.numpy()], self.walk_draws[walk]).to(self.device)

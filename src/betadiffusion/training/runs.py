@@ -71,11 +71,11 @@ def run(config: RunConfig) -> Path:
         teacher = None
         if config.diffusion.teacher:
             teacher = BetaDiffusionPipeline.from_pretrained(Path(config.diffusion.teacher) / "pipeline")
-        vae = trained_vae(config, teacher)
+        vae = trained_vae(config, train.image_shape, teacher)
         denoiser = build_denoiser(config, vae, conditions[0].spec if conditions else None)
         identity = {
-            "vae": settings(vae), "denoiser": settings(denoiser), "cache": config.cache.levels,
-            "diffusion": config.diffusion,
+            "vae": settings(vae), "encoder": encoder_fingerprint(vae), "denoiser": settings(denoiser),
+            "cache": config.cache.levels, "diffusion": config.diffusion,
         }  # fmt: skip
         if teacher is None:
             cache = make_cache(config, vae.to(accelerator.device), train, accelerator)
@@ -106,11 +106,13 @@ def run(config: RunConfig) -> Path:
     return out
 
 
-def trained_vae(config: RunConfig, teacher: BetaDiffusionPipeline | None = None) -> Autoencoder:
+def trained_vae(
+    config: RunConfig, image_shape: tuple[int, int, int], teacher: BetaDiffusionPipeline | None = None
+) -> Autoencoder:
     """The autoencoder that the run in `config.out` has trained, or its teacher's where it has none.
 
-    Raises ValueError where there is neither, where the configuration asks for another one, and where the teacher walks
-    the levels of another encoder.
+    Raises ValueError where there is neither, where the configuration asks for another one, where it is not for images
+    (C,H,W) of this shape, and where the teacher walks the levels of another encoder.
     """
     folder = Path(config.out) / "vae" / "model"
     section = "beta_diffusion" if config.model == "beta_diffusion" else "vae"
@@ -125,6 +127,12 @@ def trained_vae(config: RunConfig, teacher: BetaDiffusionPipeline | None = None)
                 f"{folder} was trained with {section}.{key} {has}, not {asked}: leave the option out, or "
                 "train stage 'vae' anew in another --out"
             )
+    if vae.image_shape != image_shape:
+        (has, side, _), (channels, size, _) = vae.image_shape, image_shape
+        raise ValueError(
+            f"{folder} was trained on images of {has} channels and {side} pixels, not {channels} and {size}: give "
+            f"--data.channels {has} --data.size {side}, or --config {config.out}/config.yaml"
+        )
     if teacher is not None and encoder_fingerprint(teacher.vae) != encoder_fingerprint(vae):
         raise ValueError(f"{config.diffusion.teacher} walks the levels of another VAE than {folder}")
     return vae
@@ -158,7 +166,7 @@ def save_pipeline(out: Path, vae: Autoencoder, denoiser: NonlinearDenoiser) -> N
 def _tune_decoder(config: RunConfig, train: Subset, held_out: Subset, accelerator: Accelerator) -> None:
     """Stage "decoder": the VAE of the run, and its pipeline where there is one, get the new decoder."""
     out, pipeline = Path(config.out), None
-    vae = trained_vae(config)
+    vae = trained_vae(config, train.image_shape)
     encoder = encoder_fingerprint(vae)
     if (out / "pipeline").is_dir():
         pipeline = BetaDiffusionPipeline.from_pretrained(out / "pipeline")
@@ -167,6 +175,8 @@ def _tune_decoder(config: RunConfig, train: Subset, held_out: Subset, accelerato
     denoiser = pipeline.denoiser if pipeline is not None and config.decoder.walked else None
     stage = DecoderStage(vae, train, held_out, accelerator.device, config.decoder, denoiser)
     identity = {"vae": settings(vae), "encoder": encoder, "decoder": config.decoder}
+    if denoiser is not None:
+        identity["denoiser"] = fingerprint(denoiser)
     trained = fit(stage, config.decoder_training, config, accelerator, identity).vae.cpu()
     if accelerator.is_main_process:
         write_folder(out / "vae" / "model", trained.save_pretrained)

@@ -1,7 +1,8 @@
 """One training loop for every stage: accelerate for devices and processes, images seen as the clock.
 
 Everything random in a step is drawn from (seed, stage, images seen) for the whole batch, then cut to this process's
-share: a run that was killed and resumed, split over processes or over accumulated parts is the same run.
+share: a run that was killed and resumed, split over processes or over accumulated parts is the same run. Dropout alone
+is drawn by each process for each part, so that it is the same when resumed, and another when split.
 """
 
 import copy
@@ -156,11 +157,14 @@ class Trainer:
         parts = [part for part in np.array_split(np.array(share, dtype=np.int64), config.accumulation) if len(part)]
         self.plain.train()
         total, against = torch.zeros(2, device=accelerator.device)
-        for i, part in enumerate(parts):
-            last, draw = i == len(parts) - 1, tuple(d[part] for d in draws)
-            total += self._backward(self.model, last, batch, self.stage.losses, indices[part], draw)
-            if opponent is not None:
-                against += self._backward(self.opponent_model, last, batch, opponent.losses)
+        gpus = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
+        with torch.random.fork_rng(gpus):
+            torch.manual_seed(derived_seed(self.seed, f"dropout {accelerator.process_index}", self.images))
+            for i, part in enumerate(parts):
+                last, draw = i == len(parts) - 1, tuple(d[part] for d in draws)
+                total += self._backward(self.model, last, batch, self.stage.losses, indices[part], draw)
+                if opponent is not None:
+                    against += self._backward(self.opponent_model, last, batch, opponent.losses)
         norm = sum(nn.utils.clip_grad_norm_(named.values(), config.clip_norm) for named in self.clipped)
         if opponent is not None:
             norm = norm + nn.utils.clip_grad_norm_(opponent.parameters(), config.clip_norm)

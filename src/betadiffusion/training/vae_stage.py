@@ -84,17 +84,22 @@ class VAEStage:
             self.opponent.begin(images)
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Levels (batch,), spread evenly over their distribution from a random offset, eps, and those of a pretext."""
+        """Levels (batch,), spread evenly over their distribution from a random offset, eps, and those of a pretext;
+        last, with a curvature penalty, its weight on each image (batch,), of mean 1."""
         t = self.level_draw(spread_levels(batch, generator))
-        eps = torch.randn(batch, *self.model.latent_shape, generator=generator)
-        if self.pretext is None:
-            return t, eps
-        return t, eps, *draw_pretext(self.pretext, batch, self.model.latent_shape, generator)
+        draws = [t, torch.randn(batch, *self.model.latent_shape, generator=generator)]
+        if self.pretext is not None:
+            draws += draw_pretext(self.pretext, batch, self.model.latent_shape, generator)
+        if self.curvature:
+            looked_at = (torch.arange(batch) % CURVED_SHARE == 0).float()
+            draws.append(looked_at / looked_at.mean())
+        return tuple(draws)
 
     def losses(self, model: nn.Module, indices: np.ndarray, draws: tuple[Tensor, ...]) -> Tensor:
         """Eq. 4 per pixel of each image, and the terms beside it: (B,)."""
         x = load_images(self.train, indices, self.device)
         t, eps, *pretext = (d.to(self.device) for d in draws)
+        share = pretext.pop() if self.curvature else None
         given: dict[str, Any] = {"pretext": tuple(pretext)} if pretext else {}
         if self.features is not None:
             given["features"] = self.features.at(indices, self.device)
@@ -109,13 +114,12 @@ class VAEStage:
             reconstruction = weights.rec * terms.reconstruction / pixels + extra
             weight = self.model.get_parameter(self.last_layer)
             losses = losses + self.opponent.term(x, out.x_hat, reconstruction, weight)
-        if self.curvature:
-            few = torch.arange(0, len(x), CURVED_SHARE, device=self.device)
+        if share is not None and len(few := share.nonzero()[:, 0]):
             some = given["features"][few] if "features" in given else x[few]
             if hasattr(self.model, "features") and "features" not in given:
                 some = self.model.features(some)
-            share = self.curvature * len(x) / len(few)
-            losses = losses.index_add(0, few, curvature(self.model, some, t[few]).to(losses), alpha=share)
+            bend = share[few] * curvature(self.model, some, t[few])
+            losses = losses.index_add(0, few, bend.to(losses), alpha=self.curvature)
         return losses
 
     def _free(self, t: Tensor) -> Tensor | None:
