@@ -206,8 +206,7 @@ class DecoderConfig(PerceptualConfig):
         l1: weight of the mean absolute error of a pixel.
         lpips: weight of the LPIPS distance.
         lpips_weights: its weights, a .safetensors or a hub id.
-        adversarial: weight of the hinge loss of a patch discriminator, on top of the adaptive weight; beside L1 alone,
-            without LPIPS, it takes 4 to matter.
+        adversarial: weight of the hinge loss of a patch discriminator, on top of the adaptive weight.
         start_images: images after which discriminator and adversarial term set in.
         channels: channels of the discriminator's first layer.
         l2: weight of the mean squared error of a pixel.
