@@ -7,7 +7,7 @@ Both train the same convolutional networks (32-64-128, 32 latent dimensions, ima
 likelihood, in float32: ours with our trainer's defaults for a budget, as in `compare`, pythae's with its own trainer's
 defaults and, since these are cautious, with each of the learning rates given. The ELBO (and for the beta-VAE the
 beta-weighted one that it is trained on) of 2,000 held-out images is computed by the same lines for both, with ten draws
-for each image. Prints a table of means and standard errors over seeds. About 4 minutes a seed on a CPU core.
+for each image. Prints a table of means and standard errors over seeds. About 10 minutes a seed on a CPU core.
 """
 
 import argparse
