@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from betadiffusion.cli import checks, commands, parsing, walking
 from betadiffusion.cli.main import COMMANDS, main
 from betadiffusion.data import DataError
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
-from betadiffusion.training.config import OptimisationConfig, RunConfig
+from betadiffusion.training.config import OptimisationConfig, ReportConfig, RunConfig
 from betadiffusion.training.errors import Interrupted, TrainingError
 
 CONFIGS = sorted(Path(__file__).parents[1].joinpath("configs").glob("*.yaml"))
@@ -51,7 +52,11 @@ def calls(monkeypatch):
     runs = types.ModuleType("betadiffusion.training.runs")
     runs.run = lambda config: made.append(("run", config)) or Path(config.out)
     report = types.ModuleType("betadiffusion.report.write")
-    report.write_report = lambda run: made.append(("report", run)) or {"path": run / "report.html"}
+    runs.check_same_run = lambda config: None
+    report.asked = []
+    report.write_report = lambda run, options: (
+        made.append(("report", run)) or report.asked.append(options) or {"path": run / "report.html"}
+    )
     report.headline = lambda numbers: f"headline of {numbers['path']}"
     monkeypatch.setitem(sys.modules, runs.__name__, runs)
     monkeypatch.setitem(sys.modules, report.__name__, report)
@@ -307,8 +312,9 @@ def test_report_alone_needs_the_pipeline_and_trains_nothing(call, calls):
     assert code == 2
     assert "stage 'diffusion' makes it" in error
     Path("runs/demo/pipeline").mkdir(parents=True)
-    assert call("train", "--stages", "[report]")[0] == 0
+    assert call("train", "--stages", "[report]", "--report.count", 7)[0] == 0
     assert calls == [("report", Path("runs/demo"))]
+    assert sys.modules["betadiffusion.report.write"].asked == [ReportConfig(count=7)]
 
 
 def test_demo_is_the_default_on_other_data_and_three_tenths_of_the_images(call, calls):
@@ -511,12 +517,52 @@ def test_report_writes_and_prints(finished, call, calls):
 
 def test_an_unfinished_run_is_named(call):
     Path("run").mkdir()
-    Path("run/config.yaml").touch()
+    Path("run/config.yaml").write_text("model: multi_beta_vae")
     for command in ("sample", "reconstruct", "report"):
         code, _, error = call(command, "run")
         assert code == 2
         assert sentence(error) == "run has no pipeline/model_index.json: its training has not finished"
     assert [path.name for path in Path("run").iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "it has no keys"),
+        ("- 1", "it has no keys"),
+        ("a: [", "is not YAML"),
+        ("modell: vae", "is not that of a run of this version: "),
+        ("seed: abc", "is not that of a run of this version: "),
+    ],
+)
+def test_a_damaged_configuration_is_one_sentence(text, said, finished, call, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").write_text(text)
+    code, _, error = call("reconstruct", tmp_path / "run")
+    assert code == 2
+    assert said in sentence(error)
+
+
+def test_damaged_weights_are_one_sentence(finished, call, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (weights,) = (tmp_path / "run" / "pipeline" / "vae").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
+    for command in ("sample", "report"):
+        code, _, error = call(command, tmp_path / "run")
+        assert code == 2
+        assert "pipeline cannot be read" in sentence(error)
+
+
+def test_a_walk_goes_down(finished, call):
+    for argv in (
+        ["reconstruct", finished, "--denoise", "--levels", 0.5, "--end", 0.7],
+        ["interpolate", finished, "--level", 0.5, "--end", 0.5],
+    ):
+        code, _, error = call(*argv)
+        assert code == 2
+        assert "--end must be below the level that is walked from, 0.5" in sentence(error)
+    code, _, error = call("reconstruct", finished, "--levels", 0.3, "--betas", 4)
+    assert (code, sentence(error)) == (2, "give --levels or --betas, not both")
 
 
 def test_data_of_a_factor_set(call):

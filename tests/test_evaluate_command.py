@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -113,7 +114,20 @@ def test_a_preset_fixes_what_the_user_does_not(run, tmp_path):
 
 
 def test_two_runs_give_standard_errors(run, tmp_path):
-    arguments = ["evaluate", str(run), str(run), *FEW, "--seeds", "0", "1", "--metrics", "mig", "--out", str(tmp_path)]
+    other = shutil.copytree(run, tmp_path / "other")
+    arguments = [
+        "evaluate",
+        str(run),
+        str(other),
+        *FEW,
+        "--seeds",
+        "0",
+        "1",
+        "--metrics",
+        "mig",
+        "--out",
+        str(tmp_path),
+    ]
     assert main(arguments) == 0
     numbers = json.loads((tmp_path / "evaluation.json").read_text())
     assert len(numbers["context"]["repetition_of"]) == 4
@@ -125,6 +139,9 @@ def test_two_runs_give_standard_errors(run, tmp_path):
     [
         ([], "evaluate needs the folders of runs"),
         (["RUN", "--model", "a:b"], "and not both"),
+        (["RUN", "RUN"], "runs must be there once each"),
+        (["RUN", "--seeds", "0", "0"], "seeds must be there once each: 0, 0"),
+        (["RUN", "--metrics", "mig", "--samples", "3"], "--features and --samples have no effect without one of"),
         (["RUN", "--levels", "1"], "--levels must be at least 2"),
         (["RUN", "--fixed-level", "1.5"], "--fixed-level must be from 0 to 1"),
         (["RUN", "--metrics", "migg"], "metrics"),

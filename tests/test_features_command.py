@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from betadiffusion.cli.main import main
 from betadiffusion.data import load
+from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.training.runs import load_vae
 from test_evaluate_command import SIZE, make_run
 
@@ -42,6 +43,30 @@ def test_features_are_the_posterior_means_of_the_images_by_name(run, pictures, t
     assert arrays["sigma"] == pytest.approx(sigma)
     with safe_open(out, "numpy") as file:
         assert json.loads(file.metadata()["names"]) == [f"{i:02d}.png" for i in range(12)]
+
+
+@pytest.mark.parametrize("sigma_from", ["image", "channel"])
+def test_features_are_codes_as_the_decoder_takes_them(sigma_from, pictures, tmp_path):
+    """Also where the prior has a scale of each channel."""
+    run, out = make_run(tmp_path / "run"), tmp_path / "f.npz"
+    shape = {"sample_size": SIZE, "in_channels": 1, "latent_channels": 4, "channels": [8, 16], "knots": 9}
+    vae = MultiBetaVAE(**shape, sigma_from=sigma_from, channel_noise=sigma_from == "image").eval()
+    with torch.no_grad():
+        vae.sigma_curve.log_value += torch.linspace(0, 1, 4)
+    vae.save_pretrained(run / "vae" / "model")
+    assert main(["features", str(run), str(pictures), "--level", "0.3", "--out", str(out)]) == 0
+    x = torch.from_numpy(load(pictures, SIZE, 1).images(np.arange(12))).float() / 127.5 - 1
+    with torch.no_grad():
+        mean, sigma = vae.posterior(x, torch.tensor(0.3))
+    arrays = np.load(out, allow_pickle=False)
+    np.testing.assert_allclose(arrays["codes"], mean.numpy(), atol=1e-5)
+    np.testing.assert_allclose(np.broadcast_to(arrays["sigma"], mean.shape), sigma.expand_as(mean).numpy(), atol=1e-5)
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(run, pictures, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["features", str(run), str(pictures), "--out", str(tmp_path / "file" / "x.npz")]) == 2
+    assert f"{tmp_path}/file" in capsys.readouterr().err
 
 
 def test_a_beta_names_the_level_that_has_it(run, pictures, tmp_path):

@@ -17,6 +17,7 @@ from betadiffusion import BetaDiffusionPipeline
 from betadiffusion.pipelines.walk_levels import fit_clock
 from betadiffusion.training import runs
 from betadiffusion.training.config import RunConfig
+from betadiffusion.training.files import sole
 
 SETTINGS = {
     "data.size": 16, "data.limit": 300, "data.held_out": 50, "vae.channels": [8, 16], "vae.embedding_dim": 16,
@@ -197,6 +198,40 @@ def test_a_stage_on_a_trained_vae_refuses_to_be_asked_for_another(stage, tmp_pat
     with pytest.raises(ValueError, match="3 channels and 16 pixels, not 3 and 32: give --data"):
         runs.run(configured(tmp_path, **kept, data__size=32))
     assert not (tmp_path / stage).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 1}, "seed = 0, not 1"),
+        ({"data__limit": 200}, "data.limit = 300, not 200"),
+        ({"data__source": "dsprites"}, "data.source = 'shapes', not 'dsprites'"),
+        ({"model": "beta_diffusion"}, "model = 'multi_beta_vae', not 'beta_diffusion'"),
+    ],
+)
+def test_a_run_is_not_taken_over_by_another(changes, said, whole, tmp_path):
+    runs.check_same_run(configured(whole))
+    runs.check_same_run(configured(whole, resume="never", **changes))
+    runs.check_same_run(configured(tmp_path, **changes))
+    with pytest.raises(ValueError, match=f"holds a run with {said}"):
+        runs.run(configured(whole, stages=["diffusion"], **changes))
+
+
+def test_two_trainings_do_not_share_a_folder(whole, tmp_path):
+    with sole(tmp_path / "run"), pytest.raises(ValueError, match="another process trains there"):
+        runs.run(configured(tmp_path / "run", stages=["vae"]))
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    with sole(tmp_path / "run"):
+        pass
+
+
+def test_a_damaged_checkpoint_is_named(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    newest = max((tmp_path / "run" / "vae" / "checkpoints").iterdir())
+    for file, text in (("model.safetensors", b"half"), ("state.json", b"{")):
+        (newest / file).write_bytes(text)
+        with pytest.raises(ValueError, match=f"{newest.name} is damaged"):
+            runs.run(configured(tmp_path / "run", stages=["vae"]))
 
 
 def test_a_denoiser_does_not_go_on_with_another_vae(whole, tmp_path):

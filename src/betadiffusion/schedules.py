@@ -80,9 +80,6 @@ class LogBeta:
         return (beta / self.beta_min).log() / math.log(self.beta_max / self.beta_min)
 
 
-ScheduleName = Literal["sinusoidal", "linear", "log_beta"]
-
-
 def make_schedule(name: str, beta_min: float = 1.0, beta_max: float = 100.0) -> Schedule:
     """Schedule of a configured name; `beta_min` and `beta_max` are the range of "log_beta" only.
 

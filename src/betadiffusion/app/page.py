@@ -175,7 +175,7 @@ class Page:
                 for direction in directions[each]:
                     sliders[each, direction.name] = gr.Slider(
                         -STRENGTH, STRENGTH, 0, step=0.1, label=direction.name, buttons=[], min_width=200,
-                        elem_classes="strength", info=_score(direction.kind, direction.score),
+                        elem_classes="strength", info=direction.told,
                     )  # fmt: skip
             groups.append(group)
         reset = gr.Button("Reset", size="sm", elem_id="reset").click(
@@ -337,7 +337,3 @@ class Page:
 def _moved(part: Any) -> list[Any]:
     """The events after which a person has said something: of a text, once it is whole."""
     return [part.submit, part.blur] if isinstance(part, gr.Textbox) else [part.input]
-
-
-def _score(kind: str, score: float) -> str:
-    return f"{score:.1%} of the variance" if kind == "pca" else f"AUROC {score:.3f}"

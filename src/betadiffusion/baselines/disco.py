@@ -149,7 +149,8 @@ def describe(run: Path) -> dict[str, Any]:
             config = json.loads((folder / "config.json").read_text())
             plain = {key: value for key, value in config.items() if not key.startswith("_")}
             return {"class": config["_class_name"], "config": plain, "folder": str(folder)}
-    raise ValueError(f"baseline.base must be the folder of a run with a trained VAE or baseline, which {run} is not")
+    which = f"which {run} is not" if run != Path() else "and none is given"
+    raise ValueError(f"baseline.base must be the folder of a run with a trained VAE or baseline, {which}")
 
 
 def model_class(name: str) -> Any:

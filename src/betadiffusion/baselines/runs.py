@@ -16,8 +16,8 @@ from betadiffusion.models.presets import vae_preset
 from betadiffusion.training.conditions import make_conditions
 from betadiffusion.training.config import RunConfig, chosen
 from betadiffusion.training.files import write_folder
-from betadiffusion.training.models import image_size, settings
-from betadiffusion.training.runs import fit, load_split, make_accelerator
+from betadiffusion.training.models import image_size, load_trained, settings
+from betadiffusion.training.runs import check_same_run, fit, load_split, make_accelerator
 
 TRAINING = {"baseline": "vae_training", "prior": "diffusion_training"}  # a stage's section of the configuration
 
@@ -28,6 +28,7 @@ def run(config: RunConfig) -> Path:
     Raises DataError or ValueError for data and settings that cannot be used, TrainingError and Interrupted as Trainer.
     """
     out = Path(config.out)
+    check_same_run(config)
     accelerator = make_accelerator(config)
     with accelerator.main_process_first():
         train, held_out = load_split(config.data, image_size(config), config.seed)
@@ -79,7 +80,7 @@ def load_baseline(run_folder: Path) -> Baseline:
     folder = run_folder / "baseline" / "model"
     if not folder.is_dir():
         raise ValueError(f"{run_folder} has no trained baseline yet: its training has not finished")
-    return class_named(json.loads((folder / "config.json").read_text())["_class_name"]).from_pretrained(folder)
+    return load_trained(class_named(json.loads((folder / "config.json").read_text())["_class_name"]), folder)
 
 
 def class_of(model: str) -> type[Baseline]:

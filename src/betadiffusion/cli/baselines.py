@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from betadiffusion.baselines.presets import PRESETS, is_baseline
+from betadiffusion.training.files import read_settings
 
 if TYPE_CHECKING:
     import torch
@@ -18,10 +19,9 @@ LEVEL = ("prior", "level", "beta")  # options of `sample` for a model with level
 
 def baseline_of(run: Path) -> str | None:
     """The name of the baseline that a folder is a run of; None for every other folder."""
-    import yaml
-
-    file = run / "config.yaml"
-    model = (yaml.safe_load(file.read_text()) or {}).get("model") if file.is_file() else None
+    if not (run / "config.yaml").is_file():
+        return None
+    model = read_settings(run).get("model")
     return model if is_baseline(model) else None
 
 

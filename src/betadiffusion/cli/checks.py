@@ -42,6 +42,9 @@ def check_evaluation(options: dict[str, Any]) -> None:
         raise ValueError(f"--fixed-level must be from 0 to 1, not {options['fixed_level']}")
     if bad := [seed for seed in options["seeds"] if not 0 <= seed < 2**63]:
         raise ValueError(f"--seeds must not be negative, not {bad[0]}")
+    for name in ("runs", "seeds"):
+        if len(set(options[name])) < len(options[name]):
+            raise ValueError(f"{name} must be there once each: {', '.join(map(str, options[name]))}")
     if options["runs"] and (options["size"], options["channels"]) != (None, None):
         raise ValueError("--size and --channels go with --model: a run has its own")
     if options["lpips"] and "lpips" not in options["metrics"]:
@@ -60,6 +63,8 @@ def flat(config: Any, section: str = "") -> dict[str, Any]:
 def _numbers(config: RunConfig) -> Iterator[str]:
     for key, value in flat(config).items():
         name = key.rpartition(".")[2]
+        if name in ("channels", "unet_channels") and value in ([], ()):
+            yield f"{key} must not be empty"
         for number in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(number, bool) or not isinstance(number, (int, float)):
                 continue

@@ -10,9 +10,19 @@ from betadiffusion.cli.baselines import reconstruct as reconstruct_baseline
 from betadiffusion.cli.checks import check, check_evaluation
 from betadiffusion.cli.conditions import condition_options, known_condition
 from betadiffusion.cli.loading import check_png, hide_loading_bars, load_pipeline, require_pipeline
-from betadiffusion.cli.walking import DEFAULTS, Clock, Method, Variable, check_seed, cost, no_effect, walking_options
-from betadiffusion.evaluation.names import MetricName, ScoreName
-from betadiffusion.training.config import RunConfig
+from betadiffusion.cli.walking import (
+    DEFAULTS,
+    Clock,
+    Method,
+    Variable,
+    check_end,
+    check_seed,
+    cost,
+    no_effect,
+    walking_options,
+)
+from betadiffusion.evaluation.names import GENERATION, MetricName, ScoreName
+from betadiffusion.training.config import ReportConfig, RunConfig
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +30,7 @@ if TYPE_CHECKING:
 
 
 FULL_MINUTES = 10.0  # of training on the default numbers of images, at 32x32 on 2 CPU cores
+LEVELS = (0.0, 0.5, 0.9)  # of `reconstruct`
 BATCH = 32  # images in memory at once
 
 
@@ -65,7 +76,11 @@ def train(config: RunConfig) -> None:
         from betadiffusion.baselines.runs import run as run_baseline
 
         run_baseline(config)
-    elif config.stages != ["report"]:
+    elif config.stages == ["report"]:
+        from betadiffusion.training.runs import check_same_run
+
+        check_same_run(config)
+    else:
         from betadiffusion.training.runs import run
 
         run(config)
@@ -73,7 +88,7 @@ def train(config: RunConfig) -> None:
         from accelerate import PartialState
 
         if PartialState().is_main_process:
-            report(out)
+            _report(out, config.report)
 
 
 def sample(
@@ -153,14 +168,14 @@ def sample(
         walking |= known_condition(pipeline, asked)
         images = _draw(lambda count, g: pipeline(count, generator=g, **walking).images, num_images, seed)
     _save_samples(out, images)
-    print(f"{num_images} images{'' if prior else f', {cost(method, steps)}'}: {out}")
+    print(f"{num_images} images{'' if prior else f', {cost(method, steps, guidance)}'}: {out}")
 
 
 def reconstruct(
     run: Path,
     images: tuple[str, ...],
     *,
-    levels: tuple[float, ...] = (0.0, 0.5, 0.9),
+    levels: tuple[float, ...] = LEVELS,
     betas: tuple[float, ...] = (),
     denoise: bool = False,
     num_images: int = 8,
@@ -215,6 +230,8 @@ def reconstruct(
     asked = condition_options(class_, attribute, text, guidance, guidance_interval, useless)
     if bad := [level for level in levels if not 0 <= level <= 1]:
         raise ValueError(f"--levels must be from 0 to 1, not {bad[0]}")
+    if betas and levels != LEVELS:
+        raise ValueError("give --levels or --betas, not both")
     if num_images < 1:
         raise ValueError(f"--num-images must be positive, not {num_images}")
     out = out or run / "reconstructions.png"
@@ -235,6 +252,8 @@ def reconstruct(
     named = {f"level {level:g}": level for level in levels}
     if betas:
         named = {f"beta {beta:g}": choose_level(pipeline.vae, None, beta) for beta in betas}
+    for level in named.values():
+        check_end(end, level)
     for name, level in named.items():
         rows[name] = pipeline.reconstruct(x, level, output_type="pt").images * 2 - 1
         if denoise:
@@ -242,7 +261,7 @@ def reconstruct(
             walked = pipeline.denoise(x, level, generator=generator, output_type="pt", **walking).images
             rows[f"{name.split()[1]}, walked {f'to {end:g}' if end else 'back'}"] = walked * 2 - 1
     save(out, grid(rows))
-    print(f"{len(x)} images, {', '.join(named)}{f', {cost(method, steps)}' if denoise else ''}: {out}")
+    print(f"{len(x)} images, {', '.join(named)}{f', {cost(method, steps, guidance)}' if denoise else ''}: {out}")
 
 
 def report(run: Path) -> None:
@@ -251,11 +270,15 @@ def report(run: Path) -> None:
     Args:
         run: folder of a run.
     """
+    _report(run)
+
+
+def _report(run: Path, options: ReportConfig | None = None) -> None:
     require_pipeline(run)
     from betadiffusion.report.write import headline, write_report
 
     hide_loading_bars()
-    print(headline(write_report(run)))  # its last line is the report's path
+    print(headline(write_report(run, options)))  # its last line is the report's path
 
 
 def evaluate(
@@ -318,6 +341,8 @@ def evaluate(
 
     if preset is not None:
         options |= {key: value for key, value in PRESETS[preset].items() if key not in given}
+    if given & {"features", "samples"} and not set(options["metrics"]) & set(GENERATION):
+        raise ValueError(f"--features and --samples have no effect without one of --metrics {', '.join(GENERATION)}")
     check_evaluation(options)
     out = out or (runs[0] / "evaluation" if runs else Path("evaluation"))
     from betadiffusion.evaluation.evaluate import Options

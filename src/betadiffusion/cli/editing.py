@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from betadiffusion.cli.baselines import baseline_of
 from betadiffusion.cli.conditions import condition_options, known_condition
 from betadiffusion.cli.loading import check_png, load_pipeline
-from betadiffusion.cli.walking import DEFAULTS, Clock, Method, Variable, check_seed, no_effect, walking_options
+from betadiffusion.cli.walking import (
+    DEFAULTS,
+    Clock,
+    Method,
+    Variable,
+    check_end,
+    check_seed,
+    no_effect,
+    walking_options,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -184,6 +193,7 @@ def edit(
         if len(levels) > 1:
             raise ValueError(f"--level is missing: there are directions of this name at {', '.join(map(str, levels))}")
         level = levels[0] if levels else known[0].level
+    check_end(end, level)
     for name in direction:
         find(known, name, level)
     x = torch.from_numpy(images_of(run, images, pipeline.vae.image_shape, num_images))
@@ -268,6 +278,8 @@ def interpolate(
     from betadiffusion.training.pictures import grid
 
     level, chosen = _levels(pipeline, level), numbers(dims)
+    for each in level:
+        check_end(end, each)
     x = torch.from_numpy(pictures.images_of(run, images, pipeline.vae.image_shape, 1 if images else 2))
     if len(x) != 2:
         raise ValueError(f"interpolate needs two images, not {len(x)}")
@@ -380,6 +392,5 @@ def _table(found: "Sequence[Direction]") -> str:
     width = max(len(direction.name) for direction in found)
     lines = [f"{'name':{width}}  {'kind':8}  held out"]
     for each in found:
-        score = f"{each.score:.1%} of the variance" if each.kind in ("pca", "disco") else f"AUROC {each.score:.3f}"
-        lines.append(f"{each.name:{width}}  {each.kind:8}  {score}")
+        lines.append(f"{each.name:{width}}  {each.kind:8}  {each.told}")
     return "\n".join(lines)

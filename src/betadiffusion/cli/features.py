@@ -17,8 +17,9 @@ def features(
 ) -> None:
     """Write the codes of images at one level of a trained run to a file.
 
-    The file holds "codes" (N, C, h, w), posterior means, and "sigma"; with --raw "codes" (N, tokens, D) alone. Labels,
-    factors and attributes stand beside them where they are known, and the names of the images where they are files.
+    The file holds "codes" (N, C, h, w), posterior means, and "sigma" of models that have one; with --raw "codes"
+    (N, tokens, D) alone. Labels, factors and attributes stand beside them where they are known, and the names of the
+    images where they are files.
 
     Args:
         run: folder of a run.
@@ -41,13 +42,16 @@ def features(
     from betadiffusion.evaluation.extract import choose_level, extract, save
 
     encoder = load_run(run, torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu"))
+    if not encoder.has_levels and (level, beta) != (None, None):
+        raise ValueError(f"--level and --beta have no effect with {run}, whose model has no levels")
     chosen = None if raw else choose_level(encoder.model, level, beta)
     channels, size, _ = encoder.image_shape
     images = load(source, size, channels)
     arrays, names = extract(encoder, images, chosen)
     save(out, arrays, names)
     shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items())
-    where = "features before the bottleneck" if chosen is None else f"level {chosen:.3g}"
+    at_level = f"level {chosen:.3g}" if encoder.has_levels and not raw else "codes"
+    where = "features before the bottleneck" if raw else at_level
     print(f"{len(images):,} images, {where}: {shapes}\n{out}")
 
 
@@ -84,6 +88,8 @@ def probe(
     options = {key: value for key, value in locals().items() if key != "out"}
     options |= {"model": None, "size": None, "channels": None, "lpips": None, "samples": 2}
     options["metrics"] = ("knn_probe", "linear_probe")
+    if not runs:
+        raise ValueError("probe needs the folders of runs")
     check_evaluation(options)
     out = out or runs[0] / "probe"
     from betadiffusion.evaluation.evaluate import Options

@@ -43,18 +43,15 @@ def load_pipeline(run: Path, needs_denoiser: bool = True) -> "BetaDiffusionPipel
     import torch
 
     from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
-    from betadiffusion.training.models import load_vae
+    from betadiffusion.training import models
 
     hide_loading_bars()
     if baseline:
         pipeline = BetaDiffusionPipeline(load_coder(run, baseline))
     elif (run / "pipeline").is_dir():
-        try:
-            pipeline = BetaDiffusionPipeline.from_pretrained(run / "pipeline", use_safetensors=True)
-        except OSError as error:
-            raise ValueError(f"{run}/pipeline cannot be read ({error})") from error
+        pipeline = models.load_pipeline(run)
     else:
-        pipeline = BetaDiffusionPipeline(load_vae(run).eval())
+        pipeline = BetaDiffusionPipeline(models.load_vae(run).eval())
     pipeline.set_progress_bar_config(disable=None, unit=" steps", leave=False)
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 

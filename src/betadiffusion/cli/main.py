@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 training failed, 2 wrong use, 128 + n stopped by signal n.
 import ctypes
 import difflib
 import inspect
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -35,6 +36,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line, without the program's name, and returns the exit code."""
     _keep_freed_memory()
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # for package.module:function, as with python -m
     try:
         _run(list(sys.argv[1:] if argv is None else argv))
         return 0
@@ -44,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, message = 128 + signal.SIGINT, "interrupted"
     except TrainingError as error:
         code, message = 1, str(error)
+    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        code, message = 2, f"{error.filename} cannot be read or written ({error.strerror})"
     except ValueError as error:
         from betadiffusion.data import DataError
 

@@ -25,6 +25,12 @@ def walking_options(
     return dict(zip(DEFAULTS, values, strict=True))
 
 
+def check_end(end: float, level: float) -> None:
+    """ValueError for a walk that would not go down; level 0, which is there already, may be asked for."""
+    if end and end >= level:
+        raise ValueError(f"--end must be below the level that is walked from, {level:g}, not {end:g}")
+
+
 def no_effect(without: str, *others: str) -> ValueError:
     """The refusal of options of the walk where nothing walks."""
     *names, last = [f"--{name}" for name in (*DEFAULTS, *others)]
@@ -49,9 +55,10 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"--seed must be from 0 to 2^63 - 1, not {seed}")
 
 
-def cost(method: Method | None, steps: int) -> str:
+def cost(method: Method | None, steps: int, guidance: float = 1.0) -> str:
     """What one image costs, in words; what a denoiser walks by itself, None, costs one evaluation a step."""
     from betadiffusion.samplers import evaluations
 
     count = evaluations(method or "multistep", steps)
-    return f"{count} network evaluation{'s' * (count > 1)} each"
+    twice = "" if guidance == 1 else ", where guidance acts of twice the cost"
+    return f"{count} network evaluation{'s' * (count > 1)} each{twice}"

@@ -105,7 +105,7 @@ def check_scores(options: Options, pool: Pool) -> set[str]:
             needs = {"targets": "labels or factors"}.get(SCORES[name].needs, SCORES[name].needs)
             if SCORES[name].varying > 1:
                 needs = f"{needs}, {SCORES[name].varying} that vary"
-            raise ValueError(f"--metrics {name} needs images with known {needs}, and {pool.images.name} has none")
+            raise ValueError(f"{name} needs images with known {needs}, and {pool.images.name} has none")
     return can
 
 

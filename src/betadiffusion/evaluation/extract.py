@@ -42,17 +42,19 @@ def choose_level(model: Any, level: float | None, beta: float | None) -> float:
 def extract(encoder: Encoder, images: ImageSet, level: float | None) -> tuple[dict[str, np.ndarray], list[str]]:
     """Arrays by name, and the images' file names (empty where they are not files).
 
-    "codes" (N, C, h, w) and "sigma" (() or like the codes) at a level, or with None the features (N, tokens, D) that
-    the model has before its bottleneck; "labels" (N,), "factors" (N, K), "attributes" (N, A) where they are known.
+    "codes" (N, C, h, w), posterior means as `decode` takes them, and where there is one "sigma" (() or like the codes)
+    at a level, or with None the features (N, tokens, D) that the model has before its bottleneck; "labels" (N,),
+    "factors" (N, K), "attributes" (N, A) where they are known.
     """
     if level is None:
         arrays = {"codes": _features(encoder, images)}
     else:
         mean, sigma = encoder.codes(images, level, progress=True)
-        shape = (len(mean), *encoder.model.latent_shape)
-        arrays = {"codes": mean.reshape(shape), "sigma": np.asarray(sigma, np.float32)}
-        if arrays["sigma"].ndim:
-            arrays["sigma"] = arrays["sigma"].reshape(shape)
+        shape, tau = (len(mean), *encoder.model.latent_shape), encoder.prior_scale(level).cpu().numpy()
+        arrays = {"codes": tau * mean.reshape(shape)}
+        if sigma is not None:
+            several = np.ndim(sigma) > 0
+            arrays["sigma"] = tau * np.reshape(sigma, shape) if several else np.asarray(sigma, np.float32)
     everything = np.arange(len(images))
     labels = getattr(images, "labels", None)
     if labels is not None:

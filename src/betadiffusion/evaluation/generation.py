@@ -18,9 +18,9 @@ from betadiffusion.data import ImageSet, Subset
 from betadiffusion.metrics.features import FeatureExtractor
 from betadiffusion.metrics.reference import identity, reference_features
 from betadiffusion.metrics.result import generation_metrics
-from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.report.generate import default_sampler
 from betadiffusion.training.files import write_json
+from betadiffusion.training.models import load_pipeline
 from betadiffusion.training.runs import load_config
 from betadiffusion.training.stored import fingerprint
 
@@ -53,7 +53,7 @@ def load_generative(run: Path, device: torch.device) -> Generative | None:
         return Generative(draw, (model,), model.evaluations)
     if not (run / "pipeline").is_dir():
         return None
-    pipeline = BetaDiffusionPipeline.from_pretrained(run / "pipeline").to(device)
+    pipeline = load_pipeline(run).to(device)
     return Generative(
         lambda count, generator: pipeline(count, generator=generator, output_type="pt").images,
         (pipeline.vae, pipeline.denoiser),

@@ -44,6 +44,12 @@ class Direction:
     score: float
     count: int
 
+    @property
+    def told(self) -> str:
+        """The score in words."""
+        shares = self.kind in ("pca", "disco")
+        return f"{self.score:.1%} of the variance" if shares else f"AUROC {self.score:.3f}"
+
 
 @dataclass(frozen=True, eq=False)
 class Codes:

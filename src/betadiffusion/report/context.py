@@ -10,7 +10,7 @@ import torch
 import betadiffusion
 from betadiffusion.data import Subset
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
-from betadiffusion.training.config import RunConfig
+from betadiffusion.training.config import RunConfig, autoencoder, denoiser_name
 
 
 def context(pipeline: BetaDiffusionPipeline, train: Subset, held_out: Subset, config: RunConfig) -> dict[str, Any]:
@@ -25,8 +25,9 @@ def context(pipeline: BetaDiffusionPipeline, train: Subset, held_out: Subset, co
         "skipped": len(train.skipped),
         "skipped_first": train.skipped[:5],
         "seed": config.seed,
-        "vae": config.vae.preset,
-        "denoiser": config.denoiser.preset or config.vae.preset,
+        "model": config.model,
+        "vae": autoencoder(config).preset,
+        "denoiser": denoiser_name(config),
         "latent_shape": list(pipeline.vae.latent_shape),
         "parameters": {
             name: sum(p.numel() for p in model.parameters())

@@ -10,6 +10,7 @@ from betadiffusion.report.html import document, heading, pairs, paragraph, pictu
 from betadiffusion.report.summary import main_numbers, number
 
 Numbers = dict[str, Any]
+MODELS = {"multi_beta_vae": "multi-beta VAE", "beta_diffusion": "beta-Diffusion autoencoder"}
 
 
 def page(numbers: Numbers, pngs: dict[str, bytes]) -> str:
@@ -32,9 +33,9 @@ def _glance(numbers: Numbers) -> str:
     context, frechet = numbers["context"], numbers["frechet"]
     c, h, w = context["image_shape"]
     text = (
-        f"One multi-beta VAE and one denoiser between its levels, trained on {context['train']:,} images of "
-        f"{context['data']} ({w}×{h}, {'grey' if c == 1 else 'colour'}), measured on {numbers['images']:,} images that "
-        f"neither has seen. Level 0 keeps the picture, level 1 nothing."
+        f"One {MODELS[context['model']]} and one denoiser between its levels, trained on {context['train']:,} "
+        f"images of {context['data']} ({w}×{h}, {'grey' if c == 1 else 'colour'}), measured on {numbers['images']:,} "
+        f"images that neither has seen. Level 0 keeps the picture, level 1 nothing."
     )
     note = (
         f"{frechet['name']} is the squared Fréchet distance in the features of {frechet['features']}; lower is better. "

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from betadiffusion.metrics.features import FeatureExtractor
-from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.report.axes import png
 from betadiffusion.report.figures import charts
 from betadiffusion.report.generate import pictures
@@ -17,7 +16,9 @@ from betadiffusion.report.grids import grids
 from betadiffusion.report.measure import finite, measure
 from betadiffusion.report.page import page
 from betadiffusion.report.summary import headline
+from betadiffusion.training.config import ReportConfig
 from betadiffusion.training.files import write_bytes
+from betadiffusion.training.models import load_pipeline
 from betadiffusion.training.runs import load_config, load_split
 
 __all__ = ["headline", "write_report"]
@@ -25,17 +26,18 @@ __all__ = ["headline", "write_report"]
 STAGES = ("vae", "diffusion", "joint", "decoder")
 
 
-def write_report(run: Path, progress: bool = True, extractor: FeatureExtractor | None = None) -> dict[str, Any]:
+def write_report(
+    run: Path, options: ReportConfig | None = None, progress: bool = True, extractor: FeatureExtractor | None = None
+) -> dict[str, Any]:
     """Measures a finished run and writes its report into its folder; returns the numbers, "path" is the page's.
 
-    Nothing is written before all of it is made. extractor: the features of the Frechet distance, as in `measure`.
-    Raises ValueError where the folder is not that of a finished run.
+    Nothing is written before all of it is made. options: what to measure, by default the run's own. extractor: the
+    features of the Frechet distance, as in `measure`. Raises ValueError where the folder is not that of a finished run.
     """
     started = time.perf_counter()
     config = load_config(run)
-    if not (run / "pipeline").is_dir():
-        raise ValueError(f"{run} has no trained pipeline yet: run stage 'diffusion' there first")
-    pipeline = BetaDiffusionPipeline.from_pretrained(run / "pipeline")
+    config.report = options or config.report
+    pipeline = load_pipeline(run)
     if torch.cuda.is_available() and not config.cpu:
         pipeline.to("cuda")
     pipeline.vae.to(memory_format=torch.channels_last)  # decodes twice as fast on a CPU

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -44,9 +45,12 @@ def save(folder: Path, images: int, parts: Parts, state: dict[str, Any]) -> Path
 
 
 def load(checkpoint: Path, parts: Parts) -> dict[str, Any]:
-    """Puts a checkpoint back into its parts and returns its state."""
+    """Puts a checkpoint back into its parts and returns its state; ValueError where it is damaged."""
     for name, part in parts.items():
-        tensors = load_file(checkpoint / f"{name}.safetensors")
+        try:
+            tensors = load_file(checkpoint / f"{name}.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise _damaged(checkpoint, error) from error
         if isinstance(part, torch.optim.Optimizer):
             _load_moments(part, tensors)
         else:
@@ -55,8 +59,15 @@ def load(checkpoint: Path, parts: Parts) -> dict[str, Any]:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The JSON part of a checkpoint."""
-    return json.loads((checkpoint / STATE).read_text())
+    """The JSON part of a checkpoint; ValueError where it is damaged."""
+    try:
+        return json.loads((checkpoint / STATE).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise _damaged(checkpoint, error) from error
+
+
+def _damaged(checkpoint: Path, error: Exception) -> ValueError:
+    return ValueError(f"{checkpoint} is damaged ({error}): delete it, to go on from the one before")
 
 
 def newest(folder: Path) -> Path | None:

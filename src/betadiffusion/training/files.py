@@ -1,11 +1,41 @@
 """Files and folders that appear whole or not at all."""
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """What config.yaml of a run holds; ValueError where there is none, or it is not that of a run."""
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise ValueError(f"{run} is not the folder of a run: it has no config.yaml")
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict) or not values:
+        raise ValueError(f"{file} is not the configuration of a run: it has no keys")
+    return values
+
+
+@contextmanager
+def sole(folder: Path) -> Iterator[None]:
+    """Held by one process at a time, until it ends in whatever way; ValueError where another one has the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{folder} is in use: another process trains there; wait, or use another --out") from error
+        yield
 
 
 def write_json(path: Path, value: Any) -> None:

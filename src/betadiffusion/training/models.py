@@ -13,6 +13,7 @@ from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.models.presets import beta_diffusion_preset, denoiser_preset, vae_preset
 from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.nn.condition import ConditionSpec
+from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.training.config import RunConfig, autoencoder, chosen, denoiser_name
 
 if TYPE_CHECKING:
@@ -68,16 +69,31 @@ def build_denoiser(config: RunConfig, vae: Autoencoder, condition: ConditionSpec
     return NonlinearDenoiser(**denoiser_preset(denoiser_name(config), **chosen(config.denoiser), **made))
 
 
+def load_trained(kind: type[Any], folder: Path) -> Any:
+    """A diffusers model or pipeline from safetensors and JSON in a folder; ValueError where they cannot be read."""
+    try:
+        return kind.from_pretrained(folder, use_safetensors=True)
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder} cannot be read ({str(error).strip().splitlines()[0]})") from error
+
+
+def load_pipeline(run_folder: Path) -> BetaDiffusionPipeline:
+    """The pipeline of a run; ValueError where there is none, or it cannot be read."""
+    if not (run_folder / "pipeline").is_dir():
+        raise ValueError(f"{run_folder} has no trained pipeline yet: run stage 'diffusion' there first")
+    return load_trained(BetaDiffusionPipeline, run_folder / "pipeline")
+
+
 def load_vae(run_folder: Path) -> Autoencoder:
-    """The trained autoencoder of a run; ValueError where stage "vae" has not been finished there."""
+    """The trained autoencoder of a run; ValueError where stage "vae" has not been finished there, or is damaged."""
     folder = run_folder / "vae" / "model"
     if not folder.is_dir():
         raise ValueError(f"{run_folder} has no trained VAE yet: run stage 'vae' there first")
     if json.loads((folder / "config.json").read_text())["_class_name"] == "MultiBetaVAE":
-        return MultiBetaVAE.from_pretrained(folder)
+        return load_trained(MultiBetaVAE, folder)
     from betadiffusion.models.beta_diffusion import BetaDiffusionAutoencoder
 
-    return BetaDiffusionAutoencoder.from_pretrained(folder)
+    return load_trained(BetaDiffusionAutoencoder, folder)
 
 
 def settings(model: ConfigMixin) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 out/config.yaml   out/vae/   out/diffusion/   out/joint/   out/decoder/   out/pipeline/
 """
 
+import argparse
 import dataclasses
 import netrc
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +22,7 @@ from accelerate import Accelerator
 from torch.utils.benchmark import Timer
 
 from betadiffusion.data import DataError, Subset, load, split
+from betadiffusion.data.sources import place
 from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.pipelines.walk_levels import fit_clock
@@ -29,12 +32,20 @@ from betadiffusion.training.decoder_stage import DecoderStage, encoder_fingerpri
 from betadiffusion.training.diffusion_stage import DiffusionStage
 from betadiffusion.training.distillation_stage import DistillationStage
 from betadiffusion.training.feature_cache import FeatureCache
-from betadiffusion.training.files import write_folder, write_text
+from betadiffusion.training.files import read_settings, sole, write_folder, write_text
 from betadiffusion.training.joint_stage import JointStage
 from betadiffusion.training.latent_cache import LatentCache
-from betadiffusion.training.models import Autoencoder, build_denoiser, build_vae, image_size, load_vae, settings
+from betadiffusion.training.models import (
+    Autoencoder,
+    build_denoiser,
+    build_vae,
+    image_size,
+    load_pipeline,
+    load_vae,
+    settings,
+)
 from betadiffusion.training.stored import fingerprint
-from betadiffusion.training.trainer import Stage, Trainer
+from betadiffusion.training.trainer import Stage, Trainer, first_difference
 from betadiffusion.training.vae_stage import VAEStage
 
 LEAST_IMAGES = 10
@@ -47,6 +58,7 @@ def run(config: RunConfig) -> Path:
     Raises DataError or ValueError for data and settings that cannot be used, TrainingError and Interrupted as Trainer.
     """
     out = Path(config.out)
+    check_same_run(config)
     accelerator = make_accelerator(config)
     with accelerator.main_process_first():
         train, held_out = load_split(config.data, image_size(config), config.seed)
@@ -70,7 +82,7 @@ def run(config: RunConfig) -> Path:
         accelerator.wait_for_everyone()  # until the main process has written the VAE
         teacher = None
         if config.diffusion.teacher:
-            teacher = BetaDiffusionPipeline.from_pretrained(Path(config.diffusion.teacher) / "pipeline")
+            teacher = load_pipeline(Path(config.diffusion.teacher))
         vae = trained_vae(config, train.image_shape, teacher)
         denoiser = build_denoiser(config, vae, conditions[0].spec if conditions else None)
         identity = {
@@ -104,6 +116,26 @@ def run(config: RunConfig) -> Path:
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return out
+
+
+def check_same_run(config: RunConfig) -> None:
+    """ValueError where `config.out` holds a run of another model, data or seed, which this one would take over.
+
+    Data that are no longer where they were may have moved.
+    """
+    out = Path(config.out)
+    if config.resume == "never" or not (out / "config.yaml").is_file():
+        return
+    kept = load_config(out)
+    before, after = (
+        {"model": each.model, "seed": each.seed, "data": {"limit": each.data.limit, "held_out": each.data.held_out}}
+        for each in (kept, config)
+    )
+    old = place(kept.data.source)
+    if old != place(config.data.source) and (isinstance(old, str) or old.exists()):
+        before["data"]["source"], after["data"]["source"] = kept.data.source, config.data.source
+    if difference := first_difference(before, after):
+        raise ValueError(f"{out} holds a run with {difference}: use the same, another --out, or --resume never")
 
 
 def trained_vae(
@@ -169,7 +201,7 @@ def _tune_decoder(config: RunConfig, train: Subset, held_out: Subset, accelerato
     vae = trained_vae(config, train.image_shape)
     encoder = encoder_fingerprint(vae)
     if (out / "pipeline").is_dir():
-        pipeline = BetaDiffusionPipeline.from_pretrained(out / "pipeline")
+        pipeline = load_pipeline(out)
         if encoder_fingerprint(pipeline.vae) != encoder:
             raise ValueError(f"{out}/pipeline has another encoder than {out}/vae/model: run stage 'diffusion' again")
     denoiser = pipeline.denoiser if pipeline is not None and config.decoder.walked else None
@@ -187,10 +219,11 @@ def _tune_decoder(config: RunConfig, train: Subset, held_out: Subset, accelerato
 
 def load_config(run_folder: Path) -> RunConfig:
     """The configuration of a run, from its folder; ValueError where the folder is not a run's."""
-    file = run_folder / "config.yaml"
-    if not file.is_file():
-        raise ValueError(f"{run_folder} is not the folder of a run: it has no config.yaml")
-    return as_config(yaml.safe_load(file.read_text()))
+    try:
+        return as_config(read_settings(run_folder))
+    except (argparse.ArgumentError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{run_folder}/config.yaml is not that of a run of this version: {reason}") from error
 
 
 def as_config(values: dict[str, Any]) -> RunConfig:
@@ -341,10 +374,11 @@ def fit(
     resume = config.resume
     if resume not in ("auto", "never") and Path(resume).parent.parent.name != stage.name:
         resume = "auto"  # the checkpoint named is the other stage's
-    trainer.resume(resume)
-    if accelerator.is_main_process:  # only now: settings that do not go with a run must not replace its own
-        write_text(Path(config.out) / "config.yaml", yaml.safe_dump(_plain(config), sort_keys=False))
-    return trainer.fit()
+    with sole(Path(config.out)) if accelerator.is_main_process else nullcontext():
+        trainer.resume(resume)
+        if accelerator.is_main_process:  # only now: settings that do not go with a run must not replace its own
+            write_text(Path(config.out) / "config.yaml", yaml.safe_dump(_plain(config), sort_keys=False))
+        return trainer.fit()
 
 
 def _plain(value: Any) -> Any:

@@ -350,11 +350,14 @@ def learning_rate_factor(images: int, config: OptimisationConfig) -> float:
 
 
 def first_difference(old: Any, new: Any, where: str = "") -> str:
-    """Names the first key in which two nested dictionaries differ, with the old and the new value; else ''."""
+    """Names the first key in which two nested dictionaries or lists differ, with the old and the new value; else ''."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(k for k in new if k not in old)]:
             found = first_difference(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
             if found:
                 return found
         return ""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = zip(old, new, strict=True)
+        return next(filter(None, (first_difference(a, b, f"{where}.{i}") for i, (a, b) in enumerate(pairs))), "")
     return "" if old == new else f"{where} = {old!r}, not {new!r}"
