@@ -147,7 +147,7 @@ def test_speeds_are_of_the_second_training(monkeypatch):
         (["vae", "--images", "0"], "--images must be positive"),
         (["vae", "--jobs", "-1"], "--jobs must be 0 or more"),
         (["--jobs", "0"], "name the models to compare"),
-        (["vae", "--seeds", "1", "1"], "each once"),
+        (["vae", "--seeds", "1", "1"], "once each"),
         ([], "holds no comparison yet"),
         (["--seeds", "1"], "name the models to compare"),
         (["vae", "--task", "0"], "only --out goes with --task"),

@@ -115,6 +115,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(vae, tmp_path):
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_walk_is_of_what_its_image_is_asked_for(vae, count):
     stage = stage_of(vae, untrained("velocity"))
+    stage.draw(1, generator())  # the first one walks
     stage.conditions = SimpleNamespace(at=lambda images, draws: torch.from_numpy(images) + draws)
     stage.walk_draws = torch.zeros(len(stage.walk_images), dtype=torch.int64)
     walks = torch.arange(count)

@@ -103,8 +103,8 @@ def compare(
         for name, value in (("images", images), ("minutes", minutes)):
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"--{name} must be positive, not {value}")
-        if not seeds or len(set(seeds)) < len(seeds):
-            raise ValueError(f"--seeds must be one or more numbers, each once, not {list(seeds)}")
+        if not seeds:
+            raise ValueError("--seeds must be one or more numbers")
         changes = {"data.source": data, "data.size": size, "data.channels": channels, "vae.preset": vae_preset,
                    "vae.latent_channels": latent_channels}  # fmt: skip
         changes = {key: value for key, value in changes.items() if value is not None}

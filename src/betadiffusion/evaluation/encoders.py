@@ -96,7 +96,8 @@ class Encoder:
             means.append(mean.float().flatten(1).cpu().numpy())
         matrix = np.concatenate(means)
         dead = matrix.std(axis=0) < DEAD
-        matrix[:, dead] = matrix[:, dead].mean(axis=0)
+        constants = matrix[:, dead].mean(axis=0)
+        matrix[:, dead] = np.where(np.abs(constants) < DEAD, 0, constants)
         return Codes(matrix, np.concatenate(sigmas) if sigmas else self._sigma(level))
 
     def _sigma(self, level: float) -> float | None:
