@@ -65,8 +65,12 @@ def test_features_are_codes_as_the_decoder_takes_them(sigma_from, pictures, tmp_
 
 def test_a_place_that_cannot_be_written_is_one_sentence(run, pictures, tmp_path, capsys):
     (tmp_path / "file").touch()
-    assert main(["features", str(run), str(pictures), "--out", str(tmp_path / "file" / "x.npz")]) == 2
-    assert f"{tmp_path}/file" in capsys.readouterr().err
+    (tmp_path / "folder.npz").mkdir()
+    for out, said in (("file/x.npz", f"{tmp_path}/file is a file"), ("folder.npz", "folder.npz is a folder")):
+        assert main(["features", str(run), str(pictures), "--out", str(tmp_path / out)]) == 2
+        assert said in capsys.readouterr().err
+    (tmp_path / "again.npz").touch()
+    assert main(["features", str(run), str(pictures), "--out", str(tmp_path / "again.npz")]) == 0
 
 
 def test_a_beta_names_the_level_that_has_it(run, pictures, tmp_path):
