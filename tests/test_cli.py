@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,27 +21,12 @@ from betadiffusion.data import DataError
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.training.config import OptimisationConfig, ReportConfig, RunConfig
 from betadiffusion.training.errors import Interrupted, TrainingError
+from cli_cases import left_over, sentence
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
 CONFIGS = sorted(Path(__file__).parents[1].joinpath("configs").glob("*.yaml"))
 WALKING = "--steps, --method, --variable, --eta, --churn, --clock"
 HEAVY = {"torch", "diffusers", "matplotlib", "accelerate", "sklearn", "scipy", "numpy", "gradio"}
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def call(capsys):
-    """Runs a command line; returns exit code, stdout, stderr."""
-
-    def run(*argv):
-        code = main([str(argument) for argument in argv])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
@@ -63,32 +47,6 @@ def calls(monkeypatch):
     monkeypatch.setattr(commands, "_build_on_meta", lambda config: None)
     monkeypatch.setattr(commands, "require_pipeline", lambda run: None)
     return made
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The folder of a run whose models were never trained: 8x8 images, latent 4."""
-    from betadiffusion.models.denoiser import NonlinearDenoiser
-    from betadiffusion.models.vae import MultiBetaVAE
-    from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
-
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    vae = MultiBetaVAE(sample_size=8, latent_channels=4, channels=(8, 8), embedding_dim=8, knots=5)
-    denoiser = NonlinearDenoiser(latent_shape=(4, 1, 1), width=8, depth=1, knots=5, sigma_knots=5)
-    BetaDiffusionPipeline(vae=vae, denoiser=denoiser).save_pretrained(folder / "pipeline")
-    folder.joinpath("config.yaml").write_text("data: {source: dsprites, channels: 3, limit: 60, held_out: 12}")
-    return folder
-
-
-def sentence(error):
-    """The one line on stderr, without the program's name."""
-    assert error.startswith("betadiffusion: ")
-    assert error.count("\n") == 1
-    return error.removeprefix("betadiffusion: ").rstrip("\n")
-
-
-def left_over(folder):
-    return [path for path in folder.rglob("*") if "partial" in path.name]
 
 
 # Help
@@ -159,6 +117,19 @@ def test_every_key_has_help_and_a_type():
     _, keys = parsing.make_parser("train", commands.train)
     assert list(keys) == sorted(checks.flat(RunConfig()), key=list(keys).index)
     assert "" not in {parsing.describe(kind) for kind in keys.values()}
+
+
+def test_functions_of_the_working_folder_can_be_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["betadiffusion", "--version"])
+    assert str(tmp_path) not in sys.path
+    assert main() == 0
+    assert str(tmp_path) in sys.path
+
+
+def test_guidance_has_its_cost_said():
+    assert walking.cost("heun", 10) == "20 network evaluations each"
+    assert walking.cost(None, 1, 2.0) == "1 network evaluation each, where guidance acts of twice the cost"
 
 
 def test_overview_names_every_command(call):
@@ -419,150 +390,12 @@ def test_models_that_do_not_fit_are_refused_before_training(argv, text, call, mo
     assert text in sentence(error)
 
 
-# sample, reconstruct, report, data
+# report, data
 
 
-def test_sample_writes_one_sheet(finished, call):
-    for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
-        code, out, error = call(
-            "sample", finished, "--num-images", 5, "--steps", 2, "--seed", seed, "--out", f"{name}.png"
-        )
-        assert (code, out, error) == (0, f"5 images, 2 network evaluations each: {name}.png\n", "")
-    with Image.open("a.png") as image:
-        assert image.size == (3 * 66 - 2, 2 * 66 - 2)  # 8x8 enlarged to 64, gaps of 2
-    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
-    assert Path("a.png").read_bytes() != Path("c.png").read_bytes()
-
-
-def test_sample_writes_a_folder_in_batches(finished, call, monkeypatch):
-    monkeypatch.setattr(commands, "BATCH", 2)
-    assert call("sample", finished, "--num-images", 5, "--steps", 1, "--eta", 0.5, "--out", "images")[0] == 0
-    files = sorted(Path("images").iterdir())
-    assert [file.name for file in files] == [f"{i:05}.png" for i in range(5)]
-    assert len({file.read_bytes() for file in files}) == 5
-    assert Image.open(files[0]).size == (8, 8)
-    code, _, error = call("sample", finished, "--out", "images")
-    assert (code, sentence(error)) == (2, "--out images must be a new or an empty folder")
-
-
-@pytest.mark.parametrize("out", ["images", "sheet.png"])
-def test_a_failure_half_way_leaves_nothing(out, finished, monkeypatch, tmp_path):
-    from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
-
-    made = []
-
-    def fail_at_second(self, *arguments, **options):
-        made.append(arguments)
-        if len(made) == 2:
-            raise RuntimeError("defect")
-        return types.SimpleNamespace(images=[Image.new("RGB", (8, 8))] * 2)
-
-    monkeypatch.setattr(commands, "BATCH", 2)
-    monkeypatch.setattr(BetaDiffusionPipeline, "__call__", fail_at_second)
-    with pytest.raises(RuntimeError, match="defect"):
-        main(["sample", str(finished), "--num-images", "4", "--out", out])
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("out", ["file/sheet.png", "folder.png"])
-def test_a_place_that_cannot_be_written_is_one_sentence(out, finished, call, tmp_path):
-    Path("file").touch()
-    Path("folder.png").mkdir()
-    code, _, error = call("sample", finished, "--num-images", 1, "--steps", 1, "--out", out)
-    assert code == 2
-    assert sentence(error).startswith(f"{out} cannot be written (")
-    assert not left_over(tmp_path)
-
-
-def test_reconstruct_shows_held_out_images_by_default(finished, call):
-    code, out, _ = call("reconstruct", finished, "--levels", 0, 0.5, "--num-images", 3, "--out", "grid.png")
-    assert (code, out) == (0, "3 images, level 0, level 0.5: grid.png\n")
-    plain = Image.open("grid.png").size
-    argv = ["--denoise", "--steps", 2, "--method", "euler", "--seed", 3, "--out", "walked.png"]
-    assert call("reconstruct", finished, "--levels", 0, 0.5, "--num-images", 3, *argv)[0] == 0
-    walked = Image.open("walked.png").size
-    assert walked[0] == plain[0]
-    assert 3 * walked[1] == 5 * plain[1]  # originals, then one row a level, then two
-
-
-def test_reconstruct_takes_files_and_folders_of_any_size(finished, call):
-    Path("folder").mkdir()
-    for i, size in enumerate([(30, 20), (8, 8), (9, 50)]):
-        Image.new("RGB", size, (40 * i, 0, 0)).save(f"folder/{i}.png")
-    Image.new("L", (100, 60)).save("grey.jpg")
-    argv = ["reconstruct", finished, "grey.jpg", "folder", "--num-images", 2, "--levels", 0.5, "--out", "new/grid.png"]
-    assert call(*argv)[:2] == (0, "3 images, level 0.5: new/grid.png\n")
-    Path("broken.png").write_bytes(b"\x89PNG")
-    code, _, error = call("reconstruct", finished, "broken.png", "--out", "b.png")
-    assert (code, sentence(error)) == (2, "broken.png cannot be read as an image (not an image)")
-    assert not Path("b.png").exists()
-
-
-def test_pictures_are_cut_as_in_training():
-    from betadiffusion.cli.pictures import read_images
-    from betadiffusion.data import load
-
-    random = np.random.default_rng(0)
-    Path("folder").mkdir()
-    Image.fromarray(random.integers(0, 256, (20, 30, 3), np.uint8)).save("folder/a.png")
-    trained_on = load("folder", 8, 3).images(np.arange(1))
-    assert np.array_equal(read_images(["folder/a.png"], (3, 8, 8), 1), trained_on)
-    assert np.array_equal(read_images(["folder"], (3, 8, 8), 1), trained_on)
-
-
-def test_report_writes_and_prints(finished, call, calls):
-    assert call("report", finished) == (0, f"headline of {finished}/report.html\n", "")
-    assert calls == [("report", finished)]
-
-
-def test_an_unfinished_run_is_named(call):
-    Path("run").mkdir()
-    Path("run/config.yaml").write_text("model: multi_beta_vae")
-    for command in ("sample", "reconstruct", "report"):
-        code, _, error = call(command, "run")
-        assert code == 2
-        assert sentence(error) == "run has no pipeline/model_index.json: its training has not finished"
-    assert [path.name for path in Path("run").iterdir()] == ["config.yaml"]
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "it has no keys"),
-        ("- 1", "it has no keys"),
-        ("a: [", "is not YAML"),
-        ("modell: vae", "is not that of a run of this version: "),
-        ("seed: abc", "is not that of a run of this version: "),
-    ],
-)
-def test_a_damaged_configuration_is_one_sentence(text, said, finished, call, tmp_path):
-    shutil.copytree(finished, tmp_path / "run")
-    (tmp_path / "run" / "config.yaml").write_text(text)
-    code, _, error = call("reconstruct", tmp_path / "run")
-    assert code == 2
-    assert said in sentence(error)
-
-
-def test_damaged_weights_are_one_sentence(finished, call, tmp_path):
-    shutil.copytree(finished, tmp_path / "run")
-    (weights,) = (tmp_path / "run" / "pipeline" / "vae").glob("*.safetensors")
-    weights.write_bytes(weights.read_bytes()[:100])
-    for command in ("sample", "report"):
-        code, _, error = call(command, tmp_path / "run")
-        assert code == 2
-        assert "pipeline cannot be read" in sentence(error)
-
-
-def test_a_walk_goes_down(finished, call):
-    for argv in (
-        ["reconstruct", finished, "--denoise", "--levels", 0.5, "--end", 0.7],
-        ["interpolate", finished, "--level", 0.5, "--end", 0.5],
-    ):
-        code, _, error = call(*argv)
-        assert code == 2
-        assert "--end must be below the level that is walked from, 0.5" in sentence(error)
-    code, _, error = call("reconstruct", finished, "--levels", 0.3, "--betas", 4)
-    assert (code, sentence(error)) == (2, "give --levels or --betas, not both")
+def test_report_writes_and_prints(call, calls):
+    assert call("report", "run") == (0, "headline of run/report.html\n", "")
+    assert calls == [("report", Path("run"))]
 
 
 def test_data_of_a_factor_set(call):

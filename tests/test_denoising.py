@@ -530,6 +530,8 @@ def configured(**changes):
         ({"diffusion__weighting": "learned", "diffusion__levels": "importance"}, "'importance' has no effect"),
         ({"diffusion__levels": "logit_normal", "diffusion__logit_scale": 0.0}, "logit_scale must be positive"),
         ({"path__curvature": -1.0}, "path.curvature must not be negative"),
+        ({"vae__knots": 1}, "vae.knots must be at least 2, not 1"),
+        ({"vae__channels": []}, "vae.channels must not be empty"),
         ({"path__curvature": 1e-6}, "path.curvature needs one sigma for every image: set vae.sigma_from to 'level'"),
     ],
 )

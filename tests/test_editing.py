@@ -99,6 +99,11 @@ def test_a_walk_that_ends_above_zero_is_decoded_there(pipeline):
     assert torch.allclose(edited, (expected / 2 + 0.5).clamp(0, 1), atol=1e-5)
 
 
+def test_a_score_is_a_share_or_an_auroc():
+    told = {kind: named.Direction("a", kind, 0.4, torch.ones(3), 0.25, 10).told for kind in ("pca", "disco", "means")}
+    assert told == {"pca": "25.0% of the variance", "disco": "25.0% of the variance", "means": "AUROC 0.250"}
+
+
 def test_a_named_direction_is_its_vector_at_its_own_level_alone(pipeline):
     along = direction(pipeline)
     pipeline.directions = [named.Direction("age", "means", level, along * level, 0.9, 10) for level in (0.4, 0.6)]

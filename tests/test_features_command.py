@@ -1,5 +1,6 @@
 """`betadiffusion features` and `probe` on a run of untrained models."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file
 
 from betadiffusion.cli.main import main
 from betadiffusion.data import load
+from betadiffusion.evaluation import encoders
 from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.training.runs import load_vae
 from test_evaluate_command import SIZE, make_run
@@ -61,6 +63,17 @@ def test_features_are_codes_as_the_decoder_takes_them(sigma_from, pictures, tmp_
     arrays = np.load(out, allow_pickle=False)
     np.testing.assert_allclose(arrays["codes"], mean.numpy(), atol=1e-5)
     np.testing.assert_allclose(np.broadcast_to(arrays["sigma"], mean.shape), sigma.expand_as(mean).numpy(), atol=1e-5)
+
+
+def test_a_model_without_levels_is_asked_for_none(run, pictures, tmp_path, capsys, monkeypatch):
+    plain = dataclasses.replace(encoders.load_run(run, torch.device("cpu")), has_levels=False)
+    monkeypatch.setattr(encoders, "load_run", lambda *_: plain)
+    command = ["features", str(run), str(pictures), "--out", str(tmp_path / "f.npz")]
+    for option in (["--level", "0.2"], ["--beta", "3"]):
+        assert main([*command, *option]) == 2
+        assert "whose model has no levels" in capsys.readouterr().err
+    assert main(command) == 0
+    assert "12 images, codes: codes (12, 4, 1, 1)" in capsys.readouterr().out
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(run, pictures, tmp_path, capsys):

@@ -18,6 +18,7 @@ from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.report import write
+from betadiffusion.report.context import context
 from betadiffusion.report.distances import SAMPLERS, Judge, level_distances, sampler_row, walk_back
 from betadiffusion.report.figures import charts
 from betadiffusion.report.generate import (
@@ -33,7 +34,7 @@ from betadiffusion.report.grids import TILE, grids, tiles
 from betadiffusion.report.measure import finite, measure
 from betadiffusion.report.summary import number, own_sampler
 from betadiffusion.training.config import DataConfig, ReportConfig, RunConfig
-from betadiffusion.training.runs import load_split
+from betadiffusion.training.runs import load_config, load_split
 
 SIZE = 16
 
@@ -317,6 +318,15 @@ def test_a_report_cut_short_leaves_the_old_one(run, numbers, monkeypatch, stage)
     with pytest.raises(KeyboardInterrupt):
         write.write_report(run, progress=False, extractor=MeanPixels())
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+def test_the_networks_are_those_of_the_model(run):
+    config, pipeline = load_config(run), BetaDiffusionPipeline.from_pretrained(run / "pipeline")
+    parts = load_split(config.data, pipeline.vae.image_shape[1], config.seed)
+    for model, presets in (("multi_beta_vae", ("demo", "demo")), ("beta_diffusion", ("scratch32", "dit"))):
+        config.model = model
+        found = context(pipeline, *parts, config)
+        assert (found["model"], found["vae"], found["denoiser"]) == (model, *presets)
 
 
 def test_an_unfinished_run_is_named(tmp_path):

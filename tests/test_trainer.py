@@ -259,6 +259,8 @@ def test_first_difference_names_the_key():
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 1}}) == ""
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "a.b = 1, not 2"
     assert first_difference({}, {"c": 3}) == "c = None, not 3"
+    assert first_difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}) == "a.1.b = 2, not 3"
+    assert first_difference({"a": [1]}, {"a": [1, 2]}) == "a = [1], not [1, 2]"
 
 
 def test_encoder_rate_is_also_that_of_the_gate_of_the_encoder(tmp_path):

@@ -51,6 +51,11 @@ def check_evaluation(options: dict[str, Any]) -> None:
         raise ValueError("--lpips has no effect without --metrics lpips")
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path, or else the nearest folder above it, that is there."""
+    return next(each for each in (path, *path.absolute().parents) if each.exists())
+
+
 def flat(config: Any, section: str = "") -> dict[str, Any]:
     """Every value of nested dataclasses by its dotted key."""
     values: dict[str, Any] = {}
@@ -245,7 +250,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
 
 def _places(config: RunConfig) -> Iterator[str]:
     out, resume = Path(config.out), Path(config.resume)
-    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    nearest = nearest_existing(out)
     if not config.out:
         yield "out must name a folder, not be empty"
     elif not nearest.is_dir():

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from betadiffusion.cli.checks import check_evaluation
+from betadiffusion.cli.checks import check_evaluation, nearest_existing
 
 
 def features(
@@ -33,9 +33,8 @@ def features(
     out = out or run / "features.safetensors"
     if out.suffix not in (".safetensors", ".npz"):
         raise ValueError(f"--out must be a .safetensors or a .npz, not {out}")
-    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    if nearest.is_dir() == (nearest == out.absolute()):
-        raise ValueError(f"--out cannot be {out}: {nearest} is {'a folder' if nearest.is_dir() else 'a file'}")
+    if out.is_dir() or not (above := nearest_existing(out.parent)).is_dir():
+        raise ValueError(f"--out cannot be {out}: {f'{out} is a folder' if out.is_dir() else f'{above} is a file'}")
     if raw and (level, beta) != (None, None):
         raise ValueError("--level and --beta have no effect with --raw: the features come before the bottleneck")
     import torch

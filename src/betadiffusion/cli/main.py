@@ -36,7 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line, without the program's name, and returns the exit code."""
     _keep_freed_memory()
-    if "" not in sys.path and os.getcwd() not in sys.path:
+    if argv is None:
         sys.path.append(os.getcwd())  # for package.module:function, as with python -m
     try:
         _run(list(sys.argv[1:] if argv is None else argv))
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TrainingError as error:
         code, message = 1, str(error)
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        code, message = 2, f"{error.filename} cannot be read or written ({error.strerror})"
+        code, message = 2, f"{error.filename or 'a file'} cannot be read or written ({error.strerror})"
     except ValueError as error:
         from betadiffusion.data import DataError
 

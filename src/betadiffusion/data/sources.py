@@ -58,20 +58,24 @@ def load(
 
 def place(source: str) -> str | Path:
     """What `source` names, the same for every spelling of a path: a name of NAMES, or the path without a reader."""
-    if source in NAMES:
-        return source
-    name, colon, rest = source.partition(":")
+    return source if source in NAMES else _divided(source)[0].resolve()
+
+
+def _divided(source: str) -> tuple[Path, str | None]:
+    """The path that a source names, and the reader that stands before it."""
     path = Path(source).expanduser()
-    return Path(rest if colon and name in READERS and not path.exists() else path).expanduser().resolve()
+    name, colon, rest = source.partition(":")
+    if colon and os.sep not in name and not path.exists():
+        return Path(rest).expanduser(), name
+    return path, None
 
 
 def _load_path(source: str, size: int | None, channels: int | None, cache_dir: Path | None, progress: bool) -> ImageSet:
-    path, module = Path(source).expanduser(), None
-    name, colon, rest = source.partition(":")
-    if colon and os.sep not in name and not path.exists():
+    (path, name), module = _divided(source), None
+    if name is not None:
         if name not in READERS:
             raise DataError(f"There is no reader called {name!r}{_near(name, READERS)}: {_readers()}.")
-        path, module = Path(rest).expanduser(), reader(name)
+        module = reader(name)
     if not path.exists():
         raise _unknown(str(path))
     if module := module or detect(path):

@@ -146,8 +146,8 @@ class JointStage:
         with torch.no_grad():
             self.model.denoiser.preconditioning.log_sigma.copy_(self.model.vae.sigma_curve.mean_log_values())
 
-    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Levels (batch,) and eps, as in stage "vae"."""
+    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Those of stage "vae": levels (batch,), eps, and a curvature penalty's weights."""
         return self.autoencoding.draw(batch, generator)
 
     def losses(self, model: nn.Module, indices: np.ndarray, draws: tuple[Tensor, ...]) -> Tensor:
