@@ -202,6 +202,8 @@ def _unread(config: RunConfig) -> Iterator[str]:
     errors = ["diffusion.weighting", "diffusion.levels"]  # how they are weighed and where they are met
     loose = [*errors, "diffusion.velocity"]
     frozen_rates = [f"decoder_training.{rate}" for rate in ("encoder_rate", "curve_rate")]
+    untrained = ["vae_training.encoder_rate", "vae_training.muon_rate", "pretext.mask", "pretext.noise"]
+    curved = multi_beta or arguments.get("balance") or arguments.get("sigma_from") == "level"
     taught, cache = config.diffusion.teacher is not None, ["cache.levels", "cache.tolerance"]
     asked, every = config.condition.kind, [key for key in values if key.startswith("condition.")]
     rules = [
@@ -215,8 +217,8 @@ def _unread(config: RunConfig) -> Iterator[str]:
         (linear, ["vae.beta_min", "vae.beta_max"], "unless vae.schedule is 'log_beta'"),
         (one_sigma, ["vae.channel_noise"], "unless vae.sigma_from is 'image'"),
         (not frozen, ["cache.features"], "unless the encoder is frozen (beta_diffusion.train_encoder false)"),
-        (frozen, ["vae_training.encoder_rate"], "since the encoder is frozen (beta_diffusion.train_encoder false)"),
-        (frozen, ["pretext.mask", "pretext.noise"], "since the encoder is frozen (beta_diffusion.train_encoder false)"),
+        (frozen, untrained, "since the encoder is frozen (beta_diffusion.train_encoder false)"),
+        (not curved, ["vae_training.curve_rate"], f"with model {config.model!r} without a learned curve"),
         (config.cache.levels == 0, ["cache.tolerance"], "with cache.levels 0, which is no cache"),
         (not cached, ["cache.limit_gb"], "with cache.levels 0, which is no cache"),
         (not grid, ["levels.betas", "levels.values"], "unless levels.distribution is 'grid'"),

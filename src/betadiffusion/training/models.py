@@ -77,6 +77,14 @@ def load_trained(kind: type[Any], folder: Path) -> Any:
         raise ValueError(f"{folder} cannot be read ({str(error).strip().splitlines()[0]})") from error
 
 
+def class_name(folder: Path) -> str:
+    """The name of a saved model's class, from its config.json; ValueError where that is damaged."""
+    try:
+        return json.loads((folder / "config.json").read_text())["_class_name"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder}/config.json is not that of a model: it names no class") from error
+
+
 def load_pipeline(run_folder: Path) -> BetaDiffusionPipeline:
     """The pipeline of a run; ValueError where there is none, or it cannot be read."""
     if not (run_folder / "pipeline").is_dir():
@@ -89,7 +97,7 @@ def load_vae(run_folder: Path) -> Autoencoder:
     folder = run_folder / "vae" / "model"
     if not folder.is_dir():
         raise ValueError(f"{run_folder} has no trained VAE yet: run stage 'vae' there first")
-    if json.loads((folder / "config.json").read_text())["_class_name"] == "MultiBetaVAE":
+    if class_name(folder) == "MultiBetaVAE":
         return load_trained(MultiBetaVAE, folder)
     from betadiffusion.models.beta_diffusion import BetaDiffusionAutoencoder
 
