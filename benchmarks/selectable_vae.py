@@ -1,7 +1,8 @@
 """One VAE for every beta against one VAE for each: is a single network as good as those that know one beta only?
 
     python benchmarks/selectable_vae.py --data shapes [--images 200000] [--one-images N] [--start-power 4]
-        [--power 1] [--free-nats 0] [--sigma-from level] [--no-gates] [--alone] [--out DIR]
+        [--power 1] [--free-nats 0] [--sigma-from level] [--no-gates] [--alone [--against FILE]]
+        [--out DIR]
 
 Trains the multi-beta VAE over all levels, and one of the same backbone for each of 8 levels, every one on the same
 number of images (or the one on N of them); then a plain beta-VAE, whose networks know no level, for a tenth of them,
@@ -9,7 +10,8 @@ for what a step costs. On held-out images: Eq. 4 of the one at each level beside
 images, which tells what is overfitted), rate and distortion, PSNR at equal rate (the one's own curve over 65 levels,
 interpolated at the dedicated one's rate), and how far a latent channel keeps its meaning from one beta to the next
 (correlation of means over images, channel by channel). Draws the rate-distortion curves and aggregated posteriors of
-both beside each other. With --alone it is the one alone, at the 8 levels. Runs that are finished are not trained again.
+both beside each other. With --alone it is the one alone, at the 8 levels, and beside the dedicated ones that a
+selectable_vae.json of an earlier run has, FILE. Runs that are finished are not trained again.
 Prints a table and writes OUT/selectable_vae.json.
 About ten minutes a model on one core of an Intel Xeon, of nine models with the defaults.
 """
@@ -131,6 +133,12 @@ def below(curve: list[Numbers], dedicated: Numbers) -> float | None:
     return dedicated["psnr"] - float(np.interp(dedicated["rate"], rates, decibels))
 
 
+def behind(curve: list[Numbers], one: Numbers, dedicated: Numbers) -> dict[str, float | None]:
+    """How far the one is behind in Eq. 4, as a share of it, and below in PSNR at equal rate."""
+    share = (one["objective"] - dedicated["objective"]) / abs(dedicated["objective"])
+    return {"behind": share, "below": below(curve, dedicated)}
+
+
 def alignment(codes: list[Tensor]) -> float:
     """Mean absolute correlation of a channel's means at one level and the next, where they vary (> 0.01) at both."""
     found: list[float] = []
@@ -205,6 +213,7 @@ def main() -> None:
     parser.add_argument("--sigma-from", default="image", help="vae.sigma_from of all: level, channel or image")
     parser.add_argument("--gates", action=argparse.BooleanOptionalAction, default=True, help="vae.gates of all")
     parser.add_argument("--alone", action="store_true", help="the one alone, without the dedicated models")
+    parser.add_argument("--against", type=Path, help="with --alone, what another run measured of dedicated models")
     parser.add_argument("--levels", type=float, nargs="+", default=EIGHT)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cpu", action="store_true")
@@ -220,15 +229,19 @@ def main() -> None:
     vae = load_vae(ours).eval()
     one = [measure(vae, x, level) for level in options.levels]
     settings = {key: str(value) for key, value in vars(options).items()}
+    curve = [measure(vae, x, i / (CURVE - 1)).numbers for i in range(CURVE)]
     if options.alone:
-        rows = [
-            about(vae, level) | {f"one {k}": v for k, v in m.numbers.items()}
-            for level, m in zip(options.levels, one, strict=True)
-        ]
-        write_json(options.out / "selectable_vae.json", {"settings": settings, "rows": rows})
+        known = json.loads(options.against.read_text())["rows"] if options.against else []
+        rows = []
+        for level, measured in zip(options.levels, one, strict=True):
+            row = about(vae, level) | {f"one {k}": v for k, v in measured.numbers.items()}
+            for other in (other for other in known if math.isclose(other["level"], level)):
+                many_here = {k.removeprefix("many "): v for k, v in other.items() if k.startswith("many ")}
+                row |= {f"many {k}": v for k, v in many_here.items()} | behind(curve, measured.numbers, many_here)
+            rows.append(row)
+        write_json(options.out / "selectable_vae.json", {"settings": settings, "rows": rows, "curve": curve})
         print(table(rows))
         return
-    curve = [measure(vae, x, i / (CURVE - 1)).numbers for i in range(CURVE)]
     models = [load_vae(folder).eval() for folder in runs]
     many = [measure(model, x, level) for model, level in zip(models, options.levels, strict=True)]
     rows = []
@@ -238,9 +251,7 @@ def main() -> None:
         row = about(vae, level) | {f"one {k}": v for k, v in a.items()} | {f"many {k}": v for k, v in b.items()}
         for name, autoencoder in (("one", vae), ("many", model)):
             row[f"{name} objective on training images"] = measure(autoencoder, trained_on, level).numbers["objective"]
-        row["behind"] = (a["objective"] - b["objective"]) / abs(b["objective"])
-        row["below"] = below(curve, b)
-        rows.append(row)
+        rows.append(row | behind(curve, a, b))
     cost = {"one": speed(ours / "vae"), "dedicated": float(np.median([speed(folder / "vae") for folder in runs]))}
     cost["plain"] = plain_cost(options)
     aligned = {name: alignment([m.means for m in models]) for name, models in (("one", one), ("dedicated", many))}
