@@ -155,18 +155,6 @@ def test_damaged_weights_are_one_sentence(finished, call, tmp_path):
         assert "pipeline cannot be read" in sentence(error)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
-def test_a_damaged_description_of_a_model_is_one_sentence(text, finished, call, tmp_path):
-    shutil.copytree(finished, tmp_path / "run")
-    (model := tmp_path / "run" / "vae" / "model").mkdir(parents=True)
-    (model / "config.json").write_text(text)
-    code, _, error = call(
-        "train", "--config", finished / "config.yaml", "--out", tmp_path / "run", "--stages", "[decoder]"
-    )
-    assert code == 2
-    assert "config.json is not that of a model" in sentence(error)
-
-
 def test_a_walk_goes_down(finished, call):
     for argv in (
         ["reconstruct", finished, "--denoise", "--levels", 0.5, "--end", 0.7],
