@@ -1,8 +1,7 @@
 """One VAE for every beta against one VAE for each: is a single network as good as those that know one beta only?
 
     python benchmarks/selectable_vae.py --data shapes [--images 200000] [--one-images N] [--start-power 4]
-        [--power 1] [--free-nats 0] [--sigma-from level] [--no-gates] [--alone [--against FILE]]
-        [--out DIR]
+        [--power 1] [--free-nats 0] [--sigma-from level] [--no-gates] [--alone] [--against FILE] [--out DIR]
 
 Trains the multi-beta VAE over all levels, and one of the same backbone for each of 8 levels, every one on the same
 number of images (or the one on N of them); then a plain beta-VAE, whose networks know no level, for a tenth of them,
@@ -10,9 +9,9 @@ for what a step costs. On held-out images: Eq. 4 of the one at each level beside
 images, which tells what is overfitted), rate and distortion, PSNR at equal rate (the one's own curve over 65 levels,
 interpolated at the dedicated one's rate), and how far a latent channel keeps its meaning from one beta to the next
 (correlation of means over images, channel by channel). Draws the rate-distortion curves and aggregated posteriors of
-both beside each other. With --alone it is the one alone, at the 8 levels, and beside the dedicated ones that a
-selectable_vae.json of an earlier run has, FILE. Runs that are finished are not trained again.
-Prints a table and writes OUT/selectable_vae.json.
+both beside each other. With --alone it is the one alone, at the 8 levels; with --against FILE it is beside the
+dedicated ones of an earlier run's selectable_vae.json, which must be of the same levels. Runs that are finished are
+not trained again. Prints a table and writes OUT/selectable_vae.json.
 About ten minutes a model on one core of an Intel Xeon, of nine models with the defaults.
 """
 
@@ -213,12 +212,13 @@ def main() -> None:
     parser.add_argument("--sigma-from", default="image", help="vae.sigma_from of all: level, channel or image")
     parser.add_argument("--gates", action=argparse.BooleanOptionalAction, default=True, help="vae.gates of all")
     parser.add_argument("--alone", action="store_true", help="the one alone, without the dedicated models")
-    parser.add_argument("--against", type=Path, help="with --alone, what another run measured of dedicated models")
+    parser.add_argument("--against", type=Path, help="what an earlier run measured of dedicated models, in their place")
     parser.add_argument("--levels", type=float, nargs="+", default=EIGHT)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/selectable"))
     options = parser.parse_args()
+    options.alone = options.alone or options.against is not None
     longer = f"-{options.one_images}" if options.one_images else ""
     powers = f"{options.start_power:g}-to-{options.power:g}"
     ours = trained(options, f"one-powers-{powers}-free-{options.free_nats:g}{longer}", [])
@@ -231,14 +231,18 @@ def main() -> None:
     settings = {key: str(value) for key, value in vars(options).items()}
     curve = [measure(vae, x, i / (CURVE - 1)).numbers for i in range(CURVE)]
     if options.alone:
-        known = json.loads(options.against.read_text())["rows"] if options.against else []
-        rows = []
-        for level, measured in zip(options.levels, one, strict=True):
-            row = about(vae, level) | {f"one {k}": v for k, v in measured.numbers.items()}
-            for other in (other for other in known if math.isclose(other["level"], level)):
-                many_here = {k.removeprefix("many "): v for k, v in other.items() if k.startswith("many ")}
-                row |= {f"many {k}": v for k, v in many_here.items()} | behind(curve, measured.numbers, many_here)
-            rows.append(row)
+        rows = [
+            about(vae, level) | {f"one {k}": v for k, v in m.numbers.items()}
+            for level, m in zip(options.levels, one, strict=True)
+        ]
+        if options.against:
+            known = json.loads(options.against.read_text())["rows"]
+            if (levels := [row["level"] for row in known]) != list(options.levels):
+                raise SystemExit(f"{options.against} is of other levels: {levels}")
+            for row, measured, other in zip(rows, one, known, strict=True):
+                dedicated = {k: v for k, v in other.items() if k.startswith("many ")}
+                numbers = {k.removeprefix("many "): v for k, v in dedicated.items()}
+                row |= dedicated | behind(curve, measured.numbers, numbers)
         write_json(options.out / "selectable_vae.json", {"settings": settings, "rows": rows, "curve": curve})
         print(table(rows))
         return

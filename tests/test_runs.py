@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from betadiffusion import BetaDiffusionPipeline
+from betadiffusion.baselines.disco import describe
 from betadiffusion.baselines.runs import load_baseline
 from betadiffusion.pipelines.walk_levels import fit_clock
 from betadiffusion.training import runs
@@ -253,8 +254,8 @@ def test_tensorboard_is_written_when_asked(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
 def test_a_damaged_description_of_a_model_is_one_sentence(text, tmp_path):
-    for stage, loaded in (("vae", runs.load_vae), ("baseline", load_baseline)):
-        (model := tmp_path / stage / "model").mkdir(parents=True)
+    for stage, loaded in (("vae", runs.load_vae), ("vae", describe), ("baseline", load_baseline)):
+        (model := tmp_path / stage / "model").mkdir(parents=True, exist_ok=True)
         (model / "config.json").write_text(text)
         with pytest.raises(ValueError, match=r"config\.json is not that of a model"):
             loaded(tmp_path)

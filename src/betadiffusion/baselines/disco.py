@@ -1,6 +1,5 @@
 """Directions found after training, in the codes of a frozen model, by contrast (DisCo)."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from betadiffusion.baselines.base import Baseline
 from betadiffusion.baselines.runs import class_named
 from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.nn.backbone import make_backbone
+from betadiffusion.training.models import description, load_trained
 
 GROUPS = 3  # directions in a batch: a third of all pairs are positive, as of the paper's 32 and 64
 LEAST_SHIFT = 0.5
@@ -62,7 +62,7 @@ class DisCo(Baseline):
         super().prepare(stage, x)
         if self.frozen.image_shape != self.image_shape:
             raise ValueError(f"baseline.base is for images {self.frozen.image_shape}, not {self.image_shape}")
-        trained = type(self.frozen).from_pretrained(self.config.base["folder"])
+        trained = load_trained(type(self.frozen), Path(self.config.base["folder"]))
         self.frozen.load_state_dict(trained.state_dict())
         self.frozen.requires_grad_(False)
         self.code_scale.copy_(self.codes(x).std())
@@ -143,10 +143,10 @@ def contrast(variation: Tensor, direction: Tensor, threshold: float) -> Tensor:
 
 
 def describe(run: Path) -> dict[str, Any]:
-    """Class, configuration and folder of the trained model of a run; ValueError where there is none."""
+    """Class, configuration and folder of the trained model of a run; ValueError without one, or a damaged one."""
     for folder in (run / "baseline" / "model", run / "vae" / "model"):
         if folder.is_dir():
-            config = json.loads((folder / "config.json").read_text())
+            config = description(folder)
             plain = {key: value for key, value in config.items() if not key.startswith("_")}
             return {"class": config["_class_name"], "config": plain, "folder": str(folder)}
     which = f"which {run} is not" if run != Path() else "and none is given"

@@ -15,7 +15,7 @@ from betadiffusion.models.presets import vae_preset
 from betadiffusion.training.conditions import make_conditions
 from betadiffusion.training.config import RunConfig, chosen
 from betadiffusion.training.files import write_folder
-from betadiffusion.training.models import class_name, image_size, load_trained, settings
+from betadiffusion.training.models import description, image_size, load_trained, settings
 from betadiffusion.training.runs import check_same_run, fit, load_split, make_accelerator
 
 TRAINING = {"baseline": "vae_training", "prior": "diffusion_training"}  # a stage's section of the configuration
@@ -79,7 +79,7 @@ def load_baseline(run_folder: Path) -> Baseline:
     folder = run_folder / "baseline" / "model"
     if not folder.is_dir():
         raise ValueError(f"{run_folder} has no trained baseline yet: its training has not finished")
-    return load_trained(class_named(class_name(folder)), folder)
+    return load_trained(class_named(description(folder)["_class_name"]), folder)
 
 
 def class_of(model: str) -> type[Baseline]:

@@ -202,7 +202,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
     errors = ["diffusion.weighting", "diffusion.levels"]  # how they are weighed and where they are met
     loose = [*errors, "diffusion.velocity"]
     frozen_rates = [f"decoder_training.{rate}" for rate in ("encoder_rate", "curve_rate")]
-    untrained = ["vae_training.encoder_rate", "vae_training.muon_rate", "pretext.mask", "pretext.noise"]
+    of_encoder = ["vae_training.encoder_rate", "vae_training.muon_rate", "pretext.mask", "pretext.noise"]
     curved = multi_beta or arguments.get("balance") or arguments.get("sigma_from") == "level"
     taught, cache = config.diffusion.teacher is not None, ["cache.levels", "cache.tolerance"]
     asked, every = config.condition.kind, [key for key in values if key.startswith("condition.")]
@@ -217,7 +217,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
         (linear, ["vae.beta_min", "vae.beta_max"], "unless vae.schedule is 'log_beta'"),
         (one_sigma, ["vae.channel_noise"], "unless vae.sigma_from is 'image'"),
         (not frozen, ["cache.features"], "unless the encoder is frozen (beta_diffusion.train_encoder false)"),
-        (frozen, untrained, "since the encoder is frozen (beta_diffusion.train_encoder false)"),
+        (frozen, of_encoder, "since the encoder is frozen (beta_diffusion.train_encoder false)"),
         (not curved, ["vae_training.curve_rate"], f"with model {config.model!r} without a learned curve"),
         (config.cache.levels == 0, ["cache.tolerance"], "with cache.levels 0, which is no cache"),
         (not cached, ["cache.limit_gb"], "with cache.levels 0, which is no cache"),

@@ -77,12 +77,15 @@ def load_trained(kind: type[Any], folder: Path) -> Any:
         raise ValueError(f"{folder} cannot be read ({str(error).strip().splitlines()[0]})") from error
 
 
-def class_name(folder: Path) -> str:
-    """The name of a saved model's class, from its config.json; ValueError where that is damaged."""
+def description(folder: Path) -> dict[str, Any]:
+    """What config.json says of a saved model, `_class_name` and arguments; ValueError where it is damaged."""
     try:
-        return json.loads((folder / "config.json").read_text())["_class_name"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{folder}/config.json is not that of a model: it names no class") from error
+        found = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}/config.json is not that of a model ({error})") from error
+    if not isinstance(found, dict) or "_class_name" not in found:
+        raise ValueError(f"{folder}/config.json is not that of a model: it names no class")
+    return found
 
 
 def load_pipeline(run_folder: Path) -> BetaDiffusionPipeline:
@@ -97,7 +100,7 @@ def load_vae(run_folder: Path) -> Autoencoder:
     folder = run_folder / "vae" / "model"
     if not folder.is_dir():
         raise ValueError(f"{run_folder} has no trained VAE yet: run stage 'vae' there first")
-    if class_name(folder) == "MultiBetaVAE":
+    if description(folder)["_class_name"] == "MultiBetaVAE":
         return load_trained(MultiBetaVAE, folder)
     from betadiffusion.models.beta_diffusion import BetaDiffusionAutoencoder
 
