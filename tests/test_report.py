@@ -83,7 +83,7 @@ def run(tmp_path_factory):
         (folder / stage).mkdir()
         history = [{"images": 100 * i, "train_loss": 1.0 / i} | extra for i in (1, 2, 3)]
         (folder / stage / "history.json").write_text(json.dumps(history))
-        summary = {"images": 300, "seconds": 90.0, "parameters": 1234, "device": "cpu", "precision": "no"}
+        summary = {"images": 300, "seconds": 90.0, "parameters": 1234, "device": "cpu", "precision": "fp32"}
         (folder / stage / "summary.json").write_text(json.dumps(summary))
     write.write_report(folder, progress=False, extractor=MeanPixels())
     return folder

@@ -17,7 +17,14 @@ from betadiffusion.training import checkpoint, runs
 from betadiffusion.training.config import OptimisationConfig, RunConfig
 from betadiffusion.training.errors import Interrupted, TrainingError
 from betadiffusion.training.runs import make_accelerator
-from betadiffusion.training.trainer import Trainer, batch_indices, derived_seed, first_difference, learning_rate_factor
+from betadiffusion.training.trainer import (
+    Trainer,
+    batch_indices,
+    derived_seed,
+    first_difference,
+    learning_rate_factor,
+    precision_of,
+)
 
 CONFIG = OptimisationConfig(
     images=640, batch_size=32, learning_rate=5e-2, muon_rate=0, warmup_images=64, ema_images=100, validate_images=160,
@@ -99,11 +106,11 @@ def test_compile_is_inductor(fresh_accelerate):
     assert make_accelerator(RunConfig(cpu=True, compile=True)).state.dynamo_plugin.backend == "INDUCTOR"
 
 
-@pytest.mark.parametrize(("has", "speed", "precision"), [(True, 2.0, "bf16"), (True, 0.6, "no"), (False, 2.0, "no")])
-def test_auto_is_bf16_where_it_is_faster(has, speed, precision, fresh_accelerate, monkeypatch):
+@pytest.mark.parametrize(("has", "speed", "faster"), [(True, 2.0, "bf16"), (True, 0.6, "fp32"), (False, 2.0, "fp32")])
+def test_auto_is_bf16_where_it_is_faster(has, speed, faster, fresh_accelerate, monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has)
     monkeypatch.setattr(runs, "matmul_seconds", {torch.float32: 1.0, torch.bfloat16: 1 / speed}.get)
-    assert make_accelerator(RunConfig(cpu=True)).mixed_precision == precision
+    assert precision_of(make_accelerator(RunConfig(cpu=True))) == faster
 
 
 def test_training_learns_and_the_average_is_what_is_validated(whole):

@@ -45,7 +45,7 @@ from betadiffusion.training.models import (
     settings,
 )
 from betadiffusion.training.stored import fingerprint
-from betadiffusion.training.trainer import Stage, Trainer, first_difference
+from betadiffusion.training.trainer import Stage, Trainer, first_difference, precision_of
 from betadiffusion.training.vae_stage import VAEStage
 
 LEAST_IMAGES = 10
@@ -360,7 +360,7 @@ def fit(
     optimisation = {k: v for k, v in _plain(training).items() if k not in same_result}
     data = {k: v for k, v in _plain(config.data).items() if k != "source"} | {"images": stage.count}
     identity = _plain({"training": optimisation, "data": data, "seed": config.seed} | models)
-    identity["precision"] = accelerator.mixed_precision
+    identity["precision"] = precision_of(accelerator)
     folder = Path(config.out) / stage.name
     first_step = {
         "diffusion": config.vae_training.images,

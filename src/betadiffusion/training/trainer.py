@@ -284,7 +284,7 @@ class Trainer:
             "parameters": sum(p.numel() for p in self.plain.parameters()),
             "device": str(self.accelerator.device),
             "processes": self.accelerator.num_processes,
-            "precision": self.accelerator.mixed_precision,
+            "precision": precision_of(self.accelerator),
             "peak_memory_gb": peak_memory(self.accelerator.device),
         }
 
@@ -312,6 +312,11 @@ class Trainer:
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self.signal_number = number
         signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+
+
+def precision_of(accelerator: Accelerator) -> str:
+    """The precision that the networks compute in, by its name in RunConfig: "bf16" or "fp32"."""
+    return "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
 
 
 def peak_memory(device: torch.device) -> float:
