@@ -10,8 +10,8 @@ images, which tells what is overfitted), rate and distortion, PSNR at equal rate
 interpolated at the dedicated one's rate), and how far a latent channel keeps its meaning from one beta to the next
 (correlation of means over images, channel by channel). Draws the rate-distortion curves and aggregated posteriors of
 both beside each other. With --alone it is the one alone, at the 8 levels; with --against FILE it is beside the
-dedicated ones of an earlier run's selectable_vae.json, which must be of the same levels. Runs that are finished are
-not trained again. Prints a table and writes OUT/selectable_vae.json.
+dedicated ones of an earlier run's selectable_vae.json, which must be of the same levels, in table and curves. Runs that
+are finished are not trained again. Prints a table and writes OUT/selectable_vae.json.
 About ten minutes a model on one core of an Intel Xeon, of nine models with the defaults.
 """
 
@@ -148,14 +148,14 @@ def alignment(codes: list[Tensor]) -> float:
     return float(np.mean(found))
 
 
-def draw_curves(path: Path, title: str, curve: list[Numbers], one: list[Measured], many: list[Measured]) -> None:
+def draw_curves(path: Path, title: str, curve: list[Numbers], one: list[Numbers], many: list[Numbers]) -> None:
     """Rate against distortion: the one model's curve, its 8 levels, and the dedicated models."""
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.plot([row["rate"] for row in curve], [row["error"] for row in curve], "-", label="one VAE, 65 levels")
     for models, marker, label in ((one, "o", "one VAE, the 8 levels"), (many, "x", "8 dedicated VAEs")):
-        rates, errors = zip(*((model.numbers["rate"], model.numbers["error"]) for model in models), strict=True)
+        rates, errors = zip(*((model["rate"], model["error"]) for model in models), strict=True)
         axes.plot(rates, errors, marker, label=label)
     axes.set(xscale="symlog", yscale="log", xlabel="rate, nats per image", ylabel="squared error per pixel, in [-1, 1]")
     axes.set_title(title)
@@ -239,19 +239,18 @@ def main() -> None:
             known = json.loads(options.against.read_text())["rows"]
             if (levels := [row["level"] for row in known]) != list(options.levels):
                 raise SystemExit(f"{options.against} is of other levels: {levels}")
-            for row, measured, other in zip(rows, one, known, strict=True):
-                dedicated = {k: v for k, v in other.items() if k.startswith("many ")}
-                numbers = {k.removeprefix("many "): v for k, v in dedicated.items()}
-                row |= dedicated | behind(curve, measured.numbers, numbers)
+            many = [{k.removeprefix("many "): v for k, v in row.items() if k.startswith("many ")} for row in known]
+            for row, a, b in zip(rows, one, many, strict=True):
+                row |= {f"many {k}": v for k, v in b.items()} | behind(curve, a.numbers, b)
+            draw_curves(options.out / "rate-distortion.png", options.data, curve, [m.numbers for m in one], many)
         write_json(options.out / "selectable_vae.json", {"settings": settings, "rows": rows, "curve": curve})
         print(table(rows))
         return
     models = [load_vae(folder).eval() for folder in runs]
     many = [measure(model, x, level) for model, level in zip(models, options.levels, strict=True)]
+    numbers = [[m.numbers for m in measured] for measured in (one, many)]
     rows = []
-    for level, model, a, b in zip(
-        options.levels, models, (m.numbers for m in one), (m.numbers for m in many), strict=True
-    ):
+    for level, model, a, b in zip(options.levels, models, *numbers, strict=True):
         row = about(vae, level) | {f"one {k}": v for k, v in a.items()} | {f"many {k}": v for k, v in b.items()}
         for name, autoencoder in (("one", vae), ("many", model)):
             row[f"{name} objective on training images"] = measure(autoencoder, trained_on, level).numbers["objective"]
@@ -259,7 +258,7 @@ def main() -> None:
     cost = {"one": speed(ours / "vae"), "dedicated": float(np.median([speed(folder / "vae") for folder in runs]))}
     cost["plain"] = plain_cost(options)
     aligned = {name: alignment([m.means for m in models]) for name, models in (("one", one), ("dedicated", many))}
-    draw_curves(options.out / "rate-distortion.png", options.data, curve, one, many)
+    draw_curves(options.out / "rate-distortion.png", options.data, curve, *numbers)
     draw_posteriors(options.out / "posteriors.png", list(options.levels), one, many)
     result = {"settings": settings, "rows": rows, "images_per_second": cost, "alignment": aligned, "curve": curve}
     write_json(options.out / "selectable_vae.json", result)
