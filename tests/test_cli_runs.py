@@ -30,6 +30,16 @@ def finished(tmp_path_factory):
     return folder
 
 
+def test_a_run_knows_its_data_from_every_folder(call, monkeypatch, tmp_path):
+    configs = []
+    monkeypatch.setattr("betadiffusion.training.runs.run", configs.append)
+    Path("faces").mkdir()
+    assert call("train", "--data.source", "faces", "--stages", "[vae]")[0] == 0
+    assert call("compare", "vae", "--data", "faces", "--images", 100, "--jobs", 0, "--out", "comparison")[0] == 0
+    assert configs[0].data.source == str(tmp_path / "faces")
+    assert f'"{tmp_path / "faces"}"' in Path("comparison/plan.json").read_text()
+
+
 def test_sample_writes_one_sheet(finished, call):
     for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
         code, out, error = call(

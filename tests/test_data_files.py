@@ -16,6 +16,7 @@ from PIL import Image
 
 from betadiffusion.data import DataError, ImageSet, files, load
 from betadiffusion.data.decode import decode
+from betadiffusion.data.sources import anywhere
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:
@@ -203,6 +204,17 @@ def test_more_than_one_percent_is_an_error(tmp_path):
         read(folder)
     assert "\n" not in str(error.value)
     assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".lock"}
+
+
+def test_a_path_is_spelled_for_every_folder_and_all_else_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "faces").mkdir()
+    for source in ("faces", "./faces", "faces/../faces", tmp_path / "faces"):
+        assert anywhere(str(source)) == str(tmp_path / "faces")
+    assert anywhere("coil20:faces") == f"coil20:{tmp_path / 'faces'}"
+    (tmp_path / "shapes").mkdir()
+    for source in ("shapes", "nowhere", "coil20:nowhere"):
+        assert anywhere(source) == source
 
 
 def test_empty_places_and_wrong_files(tmp_path):

@@ -71,7 +71,9 @@ def train(config: RunConfig) -> None:
     check(config)
     _build_on_meta(config)
     hide_loading_bars()
-    out = Path(config.out)
+    from betadiffusion.data.sources import anywhere
+
+    out, config.data.source = Path(config.out), anywhere(config.data.source)  # the run is read from other folders too
     if is_baseline(config.model):
         from betadiffusion.baselines.runs import run as run_baseline
 

@@ -167,6 +167,9 @@ def named(model: str, stages: list[Any] | None = None) -> RunConfig:
 
 def checked(row: "Row", changes: dict[str, Any], cpu: bool) -> "Row":
     """The row with what is the same for all, checked as `train` would."""
+    from betadiffusion.data.sources import anywhere
+
     config = with_keys(dataclasses.replace(row.config, cpu=row.config.cpu or cpu), changes)
     check(config)
+    config = with_keys(config, {"data.source": anywhere(config.data.source)})  # tasks may be started anywhere
     return dataclasses.replace(row, config=config)

@@ -61,6 +61,14 @@ def place(source: str) -> str | Path:
     return source if source in NAMES else _divided(source)[0].resolve()
 
 
+def anywhere(source: str) -> str:
+    """`source` spelled so that it is found from every folder: a path that exists, absolute; all else as it is."""
+    path, name = _divided(source)
+    if source in NAMES or not path.exists():
+        return source
+    return os.path.abspath(path) if name is None else f"{name}:{os.path.abspath(path)}"
+
+
 def _divided(source: str) -> tuple[Path, str | None]:
     """The path that a source names, and the reader that stands before it."""
     path = Path(source).expanduser()
