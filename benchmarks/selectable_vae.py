@@ -19,6 +19,7 @@ import argparse
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -180,6 +181,17 @@ def draw_posteriors(path: Path, levels: list[float], one: list[Measured], many: 
     figure.savefig(path, dpi=110)
 
 
+def measured_before(file: Path, levels: Sequence[float]) -> list[Numbers]:
+    """What an earlier run measured of its dedicated models; SystemExit where it had none, or of other levels."""
+    rows = json.loads(file.read_text())["rows"]
+    if (there := [row["level"] for row in rows]) != list(levels):
+        raise SystemExit(f"{file} is of levels {there}, not {list(levels)}")
+    many = [{k.removeprefix("many "): v for k, v in row.items() if k.startswith("many ")} for row in rows]
+    if not all(many):
+        raise SystemExit(f"{file} has no dedicated models: give that of a run without --alone")
+    return many
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
     columns = (
@@ -219,6 +231,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/selectable"))
     options = parser.parse_args()
     options.alone = options.alone or options.against is not None
+    known = measured_before(options.against, options.levels) if options.against else []
     longer = f"-{options.one_images}" if options.one_images else ""
     powers = f"{options.start_power:g}-to-{options.power:g}"
     ours = trained(options, f"one-powers-{powers}-free-{options.free_nats:g}{longer}", [])
@@ -236,13 +249,9 @@ def main() -> None:
             for level, m in zip(options.levels, one, strict=True)
         ]
         if options.against:
-            known = json.loads(options.against.read_text())["rows"]
-            if (levels := [row["level"] for row in known]) != list(options.levels):
-                raise SystemExit(f"{options.against} is of other levels: {levels}")
-            many = [{k.removeprefix("many "): v for k, v in row.items() if k.startswith("many ")} for row in known]
-            for row, a, b in zip(rows, one, many, strict=True):
+            for row, a, b in zip(rows, one, known, strict=True):
                 row |= {f"many {k}": v for k, v in b.items()} | behind(curve, a.numbers, b)
-            draw_curves(options.out / "rate-distortion.png", options.data, curve, [m.numbers for m in one], many)
+            draw_curves(options.out / "rate-distortion.png", options.data, curve, [m.numbers for m in one], known)
         write_json(options.out / "selectable_vae.json", {"settings": settings, "rows": rows, "curve": curve})
         print(table(rows))
         return
