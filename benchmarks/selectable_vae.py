@@ -248,7 +248,7 @@ def main() -> None:
             about(vae, level) | {f"one {k}": v for k, v in m.numbers.items()}
             for level, m in zip(options.levels, one, strict=True)
         ]
-        if options.against:
+        if known:
             for row, a, b in zip(rows, one, known, strict=True):
                 row |= {f"many {k}": v for k, v in b.items()} | behind(curve, a.numbers, b)
             draw_curves(options.out / "rate-distortion.png", options.data, curve, [m.numbers for m in one], known)
