@@ -65,7 +65,7 @@ def configured(options: argparse.Namespace, name: str, levels: list[float]) -> R
     images = options.images
     if name.startswith("one"):
         config.levels.start_power, config.levels.power = options.start_power, options.power
-        config.levels.free_nats = options.free_nats
+        config.levels.free_nats, config.levels.first_share = options.free_nats, options.first_share
         images = options.one_images or images
     training = config.vae_training
     training.images, training.validate_images, training.checkpoint_images = images, images // 2, images // 4
@@ -220,6 +220,7 @@ def main() -> None:
     parser.add_argument("--one-images", type=int, help="that the one model sees instead")
     parser.add_argument("--start-power", type=float, default=4.0, help="levels.start_power of the one model")
     parser.add_argument("--power", type=float, default=1.0, help="levels.power of the one model")
+    parser.add_argument("--first-share", type=float, default=0.0, help="levels.first_share of the one model")
     parser.add_argument("--free-nats", type=float, default=0.0, help="levels.free_nats of the one model")
     parser.add_argument("--sigma-from", default="image", help="vae.sigma_from of all: level, channel or image")
     parser.add_argument("--gates", action=argparse.BooleanOptionalAction, default=True, help="vae.gates of all")
@@ -233,7 +234,8 @@ def main() -> None:
     options.alone = options.alone or options.against is not None
     known = measured_before(options.against, options.levels) if options.against else []
     longer = f"-{options.one_images}" if options.one_images else ""
-    powers = f"{options.start_power:g}-to-{options.power:g}"
+    first = f"{options.first_share:g}-then-" if options.first_share else ""
+    powers = f"{first}{options.start_power:g}-to-{options.power:g}"
     ours = trained(options, f"one-powers-{powers}-free-{options.free_nats:g}{longer}", [])
     runs = [] if options.alone else [trained(options, f"level-{level:.3f}", [level]) for level in options.levels]
     config = load_config(ours)

@@ -1,5 +1,7 @@
 """Stage "vae", whatever autoencoder it trains: how levels are drawn, and what its objective is in the course of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,12 @@ def test_low_levels_come_first(images):
         stage.begin(seen)
         drawn = stage.draw(1000, torch.Generator().manual_seed(0))[0].sort().values
         assert torch.allclose(drawn, shares**power, atol=4e-3)
+    in_two = replace(levels, first_share=0.25, first_power=0.5)
+    after = VAEStage(model(), images, images, CPU, levels=in_two, images=600)
+    for seen, power in ((0, 0.5), (149, 0.5), (150, 4.0), (375, 2.5), (600, 1.0)):
+        after.begin(seen)
+        drawn = after.draw(1000, torch.Generator().manual_seed(0))[0].sort().values
+        assert torch.allclose(drawn ** (1 / power), shares, atol=1e-3)
     always = VAEStage(model(), images, images, CPU, levels=levels)
     always.begin(0)
     assert torch.allclose(always.draw(1000, torch.Generator().manual_seed(0))[0].sort().values, shares, atol=1e-3)

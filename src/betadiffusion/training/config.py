@@ -132,6 +132,8 @@ class LevelsConfig:
         start_power: the power of the first image, from which it goes to `power` evenly by the last one: what low levels
             learn is of use to all, and high levels learn soon. Below 1 (0.25, with `power` 4) high levels come first,
             whose axes are nearer to factors.
+        first_share: share of the training that comes before all that, of `first_power`; 0 for none.
+        first_power: the power of that part: below 1, codes begin with few dimensions, which low levels add to later.
         free_nats: rate that each latent dimension has for nothing, so that low levels open those that high ones, which
             came first, have shut (free bits): (1-t)^4 of it at level t, from 0.3 of the training, falling to 0 at 0.8.
         kl_warmup_images: images over which the KL's weight rises from 0 to the schedule's; without it a decoder that
@@ -143,6 +145,8 @@ class LevelsConfig:
     values: list[float] | None = None
     power: float = 1.0
     start_power: float = 4.0
+    first_share: float = 0.0
+    first_power: float = 0.5
     free_nats: float = 0.0
     kl_warmup_images: int = 0
 

@@ -21,9 +21,9 @@ def logit_normal(u: Tensor, mean: float, scale: float) -> Tensor:
 class LevelDraw:
     """Levels (B,) in [0, 1] from numbers u (B,) in [0, 1): what makes u uniform makes them follow `config`.
 
-    `images`: the whole training's, over which the power goes from the first to the last; without it, it is always the
-    last. Raises ValueError for a distribution of beta over a schedule that is not log_beta, and for a grid that is
-    empty or that leaves the schedule's range.
+    `images`: the whole training's, over which the power changes; without it, it is always the last. Raises ValueError
+    for a distribution of beta over a schedule that is not log_beta, and for a grid that is empty or that leaves the
+    schedule's range.
     """
 
     def __init__(self, config: LevelsConfig, schedule: Schedule, images: int = 0) -> None:
@@ -45,8 +45,9 @@ class LevelDraw:
 
     def begin(self, images: int) -> None:
         """Begins the training step after so many images."""
-        left = max(0.0, 1 - images / self.images) if self.images else 0.0
-        self.power = self.config.power + left * (self.config.start_power - self.config.power)
+        left, config = max(0.0, 1 - images / self.images) if self.images else 0.0, self.config
+        share = left / (1 - config.first_share)  # of the line from `start_power` to `power`
+        self.power = config.first_power if share > 1 else config.power + share * (config.start_power - config.power)
 
     def __call__(self, u: Tensor) -> Tensor:
         if self.config.distribution == "stratified":
