@@ -27,7 +27,8 @@ from betadiffusion.training.pictures import save_grid
 from betadiffusion.training.runs import load_split
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "baselines"
-SLOW = {"ddpm", "diffae", "infodiffusion", "vq_vae", "disco"}
+SLOW = {"ddpm", "diffae", "infodiffusion", "vq_vae", "disco", "disdiff"}
+BASE = {"disco": "beta_vae", "disdiff": "ddpm"}  # each on the run of
 SHOWN = 8
 
 
@@ -43,8 +44,8 @@ def configured(name: str, options: argparse.Namespace) -> RunConfig:
     anneal(config, images / 200_000)
     if PRESETS[name].by_class and options.data != "shapes":
         config.condition.classes = None  # the data's own labels
-    if "base" in PRESETS[name].arguments:
-        config.baseline.base = str(options.out / "beta_vae")
+    if name in BASE:
+        config.baseline.base = str(options.out / BASE[name])
     return config
 
 

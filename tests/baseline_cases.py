@@ -17,6 +17,7 @@ SHAPE = (1, 16, 16)
 CLASSES = ("left", "middle", "right")
 TINY = {
     "codes": 16, "width": 32, "depth": 1, "unet_channels": [8, 16], "steps": 4, "directions": 4,
+    "concepts": 3, "concept_width": 5,
 }  # fmt: skip
 
 
@@ -26,7 +27,8 @@ def small(model, shape=SHAPE, **hyperparameters) -> Baseline:
     config.vae.channels, config.vae.latent_channels = [16, 16], 4
     known = PRESETS[model].arguments
     if "base" in known and "base" not in hyperparameters:
-        hyperparameters["base"] = saved(small("vae", shape), tempfile.mkdtemp())
+        base = small("ddpm" if model == "disdiff" else "vae", shape)
+        hyperparameters["base"] = saved(base, tempfile.mkdtemp())
     for key, value in ({key: value for key, value in TINY.items() if key in known} | hyperparameters).items():
         assert hasattr(config.baseline, key)
         setattr(config.baseline, key, value)

@@ -189,11 +189,11 @@ def test_gpus_are_dealt_out_in_turn(visible, dealt, tmp_path, monkeypatch):
     assert [compare._start(tmp_path, number, 2) for number in range(4)] == dealt.split()
 
 
-@pytest.mark.parametrize("name", ["annealed_vae", "hierarchical_vae"])
+@pytest.mark.parametrize("name", ["annealed_vae", "hierarchical_vae", "infogan_cr"])
 def test_what_is_annealed_takes_its_share_of_the_budget(name, tmp_path):
     made = named(name)
     arguments = baseline_arguments(name, made.baseline)
-    key = next(key for key in ("capacity_images", "kl_warmup_images") if key in arguments)
+    key = next(key for key in ("capacity_images", "kl_warmup_images", "contrast_images") if key in arguments)
     share = arguments[key] / made.vae_training.images
     assert 0 < share < 1
     assert getattr(compare.within(Budget(images=1_000), made, tmp_path).baseline, key) == round(1_000 * share)
@@ -229,6 +229,16 @@ def test_the_protocols_of_the_paper_can_be_planned(preset, tmp_path):
         config = compare.as_config(run["config"])
         if run["base"]:
             assert config.baseline.base == str(folder_of(tmp_path, run["base"], run["seed"]))
+
+
+def test_the_backbone_is_for_the_models_that_have_it(tmp_path, capsys):
+    arguments = ["--data", "shapes", "--latent-channels", "7", "--jobs", "0", "--out", str(tmp_path / "plan")]
+    assert main(["compare", "vae", "ddpm", *arguments]) == 0
+    found = {run["name"]: run["config"]["vae"]["latent_channels"] for run in read_plan(tmp_path / "plan")["runs"]}
+    assert found == {"vae": 7, "ddpm": None}
+    capsys.readouterr()
+    assert main(["compare", "ddpm", *arguments]) == 2
+    assert "--latent-channels has no effect: no model here reads vae.latent_channels" in capsys.readouterr().err
 
 
 def test_directions_are_found_on_the_frozen_model_of_their_row(tmp_path):

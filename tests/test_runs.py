@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from betadiffusion import BetaDiffusionPipeline
-from betadiffusion.baselines.disco import describe
+from betadiffusion.baselines.frozen import describe
 from betadiffusion.baselines.runs import load_baseline
 from betadiffusion.pipelines.walk_levels import fit_clock
 from betadiffusion.training import runs

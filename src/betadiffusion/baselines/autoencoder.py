@@ -8,7 +8,7 @@ from torch import Tensor
 
 from betadiffusion.baselines.base import Baseline
 from betadiffusion.gaussian import Generators, sum_over_sample
-from betadiffusion.nn.backbone import latent_side, make_backbone
+from betadiffusion.nn.backbone import make_backbone
 from betadiffusion.nn.likelihood import Likelihood, LikelihoodName
 
 
@@ -34,13 +34,6 @@ class ImageAutoEncoder(Baseline):
         self.encoder, self.decoder = make_backbone(**backbone | arguments, embedding_dim=embedding_dim)
         self.nll = Likelihood(likelihood)  # not `likelihood`, a key of the configuration
         self.embedding_dim = embedding_dim
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of the latents."""
-        arguments = self.config.backbone
-        side = latent_side(arguments["sample_size"], arguments["block"], arguments["channels"])
-        return arguments["latent_channels"], side, side
 
     def encoded(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """What the encoder gives for images x (B,C,H,W), float32, under an embedding (B, embedding_dim)."""

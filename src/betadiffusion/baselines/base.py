@@ -7,6 +7,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from betadiffusion.nn.backbone import latent_side
 from betadiffusion.training.adversary import Opponent
 
 
@@ -35,6 +36,13 @@ class Baseline(ModelMixin, ConfigMixin):
         size = self.config.backbone["sample_size"]
         return self.config.backbone["in_channels"], size, size
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the codes, where there are any."""
+        arguments = self.config.backbone
+        side = latent_side(arguments["sample_size"], arguments["block"], arguments["channels"])
+        return arguments["latent_channels"], side, side
+
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Everything random in the loss of `batch` images: tensors (batch, ...), on the CPU."""
         return ()
@@ -49,6 +57,9 @@ class Baseline(ModelMixin, ConfigMixin):
     def make_opponent(self) -> Opponent | None:
         """A network that is trained against this one, which `forward` then gets as `opponent`; None for none."""
         return None
+
+    def finish(self, x: Tensor) -> None:
+        """After training: what is taken from a few hundred training images x."""
 
     def numbers(self, x: Tensor, generator: torch.Generator, **given: Any) -> dict[str, Any]:
         """What validation notes of held-out images x beside the loss: a number for each name.

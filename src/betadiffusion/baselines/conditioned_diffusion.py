@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from betadiffusion.baselines.base import Baseline
 from betadiffusion.baselines.linear_diffusion import checked_steps, denoise, make_unet, to_noise
 from betadiffusion.gaussian import Generators, randn
-from betadiffusion.nn.backbone import latent_side, make_backbone
+from betadiffusion.nn.backbone import make_backbone
 from betadiffusion.nn.condition import Embedded
 
 
@@ -38,13 +38,6 @@ class ConditionedDiffusion(Baseline):
         self.encoder, _ = make_backbone(**backbone, embedding_dim=1, encoded_channels=channels)
         self.unet = make_unet(backbone, unet_channels, unet_layers, unet_attention, conditioned=True)
         self.told = nn.Linear(math.prod(self.latent_shape), self.unet.condition_width)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of the codes."""
-        arguments = self.config.backbone
-        side = latent_side(arguments["sample_size"], arguments["block"], arguments["channels"])
-        return arguments["latent_channels"], side, side
 
     def encoded(self, x: Tensor) -> Tensor:
         """What the encoder gives for images x (B,C,H,W), float32."""

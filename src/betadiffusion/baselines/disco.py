@@ -1,7 +1,6 @@
 """Directions found after training, in the codes of a frozen model, by contrast (DisCo)."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +10,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 from torch.special import entr
 
 from betadiffusion.baselines.base import Baseline
-from betadiffusion.baselines.runs import class_named
-from betadiffusion.models.vae import MultiBetaVAE
+from betadiffusion.baselines.frozen import OnFrozen
 from betadiffusion.nn.backbone import make_backbone
-from betadiffusion.training.models import description, load_trained
 
 GROUPS = 3  # directions in a batch: a third of all pairs are positive, as of the paper's 32 and 64
 LEAST_SHIFT = 0.5
@@ -22,7 +19,7 @@ SHOWN, STRENGTHS = 6, 3.0
 LEVEL = 0.5  # of a model that has levels
 
 
-class DisCo(Baseline):
+class DisCo(OnFrozen):
     """A navigator's directions A and an encoder E told apart by v = |E(g(z + s A_d)) - E(g(z))| (Ren et al. 2022).
 
     g and the codes z of the images are those of `base`, the folder of a run with a VAE or a baseline that encodes and
@@ -43,14 +40,12 @@ class DisCo(Baseline):
         entropy: float = 1.0,
     ) -> None:
         super().__init__()
-        described = describe(Path(base)) if isinstance(base, str) else dict(base)
-        self.register_to_config(base=described)
-        # not `base`, a key of the configuration
-        self.frozen = model_class(described["class"]).from_config(described["config"])
+        self.freeze(base)
+        kind = type(self.frozen).__name__
         if not (hasattr(self.frozen, "encode_mean") and hasattr(self.frozen, "decode")):
-            raise ValueError(f"baseline.base must encode and decode, which a {described['class']} does not do")
+            raise ValueError(f"baseline.base must encode and decode, which a {kind} does not do")
         if base_level is not None and isinstance(self.frozen, Baseline):
-            raise ValueError(f"baseline.base_level has no effect with a {described['class']}, which has no levels")
+            raise ValueError(f"baseline.base_level has no effect with a {kind}, which has no levels")
         self.encoder, _ = make_backbone(**backbone, embedding_dim=1)
         self.navigator = nn.Parameter(torch.empty(directions, math.prod(self.frozen.latent_shape)))
         nn.init.orthogonal_(self.navigator)  # those that begin alike are flipped, and stay alike
@@ -60,17 +55,7 @@ class DisCo(Baseline):
     def prepare(self, stage: str, x: Tensor) -> None:
         """Before training: the weights of the base, and the scale of its codes of images x."""
         super().prepare(stage, x)
-        if self.frozen.image_shape != self.image_shape:
-            raise ValueError(f"baseline.base is for images {self.frozen.image_shape}, not {self.image_shape}")
-        trained = load_trained(type(self.frozen), Path(self.config.base["folder"]))
-        self.frozen.load_state_dict(trained.state_dict())
-        self.frozen.requires_grad_(False)
         self.code_scale.copy_(self.codes(x).std())
-
-    def train(self, mode: bool = True) -> "DisCo":
-        super().train(mode)
-        self.frozen.eval()
-        return self
 
     @property
     def code_level(self) -> float | None:
@@ -140,25 +125,3 @@ def contrast(variation: Tensor, direction: Tensor, threshold: float) -> Tensor:
     flipped = torch.where(logits > threshold, logits, 0.0).detach()
     errors = binary_cross_entropy_with_logits(logits, torch.where(same, 1.0, flipped), reduction="none")
     return (errors - errors.diag().diag()).sum(1) / max(1, len(errors) - 1)
-
-
-def describe(run: Path) -> dict[str, Any]:
-    """Class, configuration and folder of the trained model of a run; ValueError without one, or a damaged one."""
-    for folder in (run / "baseline" / "model", run / "vae" / "model"):
-        if folder.is_dir():
-            config = description(folder)
-            plain = {key: value for key, value in config.items() if not key.startswith("_")}
-            return {"class": config["_class_name"], "config": plain, "folder": str(folder)}
-    which = f"which {run} is not" if run != Path() else "and none is given"
-    raise ValueError(f"baseline.base must be the folder of a run with a trained VAE or baseline, {which}")
-
-
-def model_class(name: str) -> Any:
-    """The class of a trained model by its name."""
-    if name == "MultiBetaVAE":
-        return MultiBetaVAE
-    if name == "BetaDiffusionAutoencoder":
-        from betadiffusion.models.beta_diffusion import BetaDiffusionAutoencoder
-
-        return BetaDiffusionAutoencoder
-    return class_named(name)

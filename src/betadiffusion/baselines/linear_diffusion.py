@@ -12,7 +12,7 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
-from betadiffusion.gaussian import Generators, randn, sum_over_sample
+from betadiffusion.gaussian import Generators, expand_as, randn, sum_over_sample
 from betadiffusion.nn.condition import Embedded
 from betadiffusion.nn.unet import LevelUNet
 
@@ -48,11 +48,25 @@ def noise_errors(
     prediction: Prediction = "epsilon",
 ) -> Tensor:
     """|eps_hat - eps|^2, or that of v, per value of z (B,C,H,W), for times (B,) and noise like z: (B,)."""
+    noisy, target = noised(z, time, eps, prediction)
+    # |eps - eps_theta(sqrt(a_t) z + sqrt(1 - a_t) eps, t)|^2                             (Ho et al. 2020, Eq. 14)
+    error = network(noisy, time / TIMES, condition=condition).float() - target
+    return sum_over_sample(error.square()) / z[0].numel()
+
+
+def noised(z: Tensor, time: Tensor, eps: Tensor, prediction: Prediction) -> tuple[Tensor, Tensor]:
+    """z (B,C,H,W) with noise eps of times (B,), int64, and what is to be predicted of it."""
     scheduler = DDIMScheduler(TIMES)
     target = eps if prediction == "epsilon" else scheduler.get_velocity(z, eps, time)
-    # |eps - eps_theta(sqrt(a_t) z + sqrt(1 - a_t) eps, t)|^2                             (Ho et al. 2020, Eq. 14)
-    error = network(scheduler.add_noise(z, eps, time), time / TIMES, condition=condition).float() - target
-    return sum_over_sample(error.square()) / z[0].numel()
+    return scheduler.add_noise(z, eps, time), target
+
+
+def clean(predicted: Tensor, noisy: Tensor, time: Tensor, prediction: Prediction) -> Tensor:
+    """What is left of noisy (B,C,H,W) at times (B,), int64, without the noise that is predicted, or that v says."""
+    kept = expand_as(DDIMScheduler(TIMES).alphas_cumprod.to(noisy)[time], noisy)
+    if prediction == "epsilon":
+        return (noisy - (1 - kept).sqrt() * predicted) / kept.sqrt()
+    return kept.sqrt() * noisy - (1 - kept).sqrt() * predicted  # Salimans and Ho 2022, App. D
 
 
 def denoise(

@@ -159,6 +159,36 @@ PRESETS: dict[str, Preset] = {
         {"base": "", "base_level": None, "directions": 32, "shift": 6.0, "threshold": 0.95, "entropy": 1.0},
         **WHOLE_BATCH,
     ),
+    "infogan_cr": Preset(
+        "infogan_cr:InfoGANCR",
+        "Lin et al. 2020 (1906.06034) and their code, for dSprites: 5 channels of noise, Adam at 0.001, contrast 2 "
+        "after 288,000 steps of 64 images; R1 (Mescheder et al. 2018) for their spectral norms, which learn too slowly",
+        {
+            "info": 0.05,
+            "contrast": 2.0,
+            "contrast_images": 18_432_000,
+            "gap": 0.0,
+            "gap_images": 0,
+            "noise": 5,
+            "r1": 1.0,
+        },
+        training={  # a GAN's optimiser; contrast from a quarter of the training on, their 3D Teapots' gap for three
+            "vae_training.learning_rate": 1e-3,
+            "vae_training.muon_rate": 0.0,
+            "vae_training.adam_betas": [0.5, 0.99],
+            "baseline.contrast_images": 50_000,
+            "baseline.gap": 1.9,
+            "baseline.gap_images": 150_000,
+        },
+        backbone={"latent_channels": 10},
+    ),
+    "disdiff": Preset(
+        "disdiff:DisDiff",
+        "Yang et al. 2023 (2301.13721) and their code: 6 concepts of 32 dimensions, the disentangling loss at 0.05; "
+        "on pixels, and a smaller U-Net",
+        {"base": "", "concepts": 6, "concept_width": 32, "disentangling": 0.05, "steps": 50},
+        reads=tuple(key for key in BACKBONE if key != "latent_channels"),
+    ),
 }
 
 

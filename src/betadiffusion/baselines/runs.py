@@ -39,7 +39,7 @@ def run(config: RunConfig) -> Path:
             model = load_baseline(out)
         stage = BaselineStage(model, train, held_out, accelerator.device, name, labels)
         identity = {"model": config.model, "baseline": settings(model)}
-        model = fit(stage, getattr(config, TRAINING[name]), config, accelerator, identity).cpu()
+        model = stage.finish(fit(stage, getattr(config, TRAINING[name]), config, accelerator, identity)).cpu()
         if accelerator.is_main_process:
             write_folder(out / "baseline" / "model", model.save_pretrained)
         accelerator.wait_for_everyone()

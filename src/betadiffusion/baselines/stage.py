@@ -35,8 +35,12 @@ class BaselineStage:
         self.model, self.train, self.device, self.name, self.count = model.to(device), train, device, name, len(train)
         self.held_out = load_images(held_out, np.arange(min(VALIDATION_IMAGES, len(held_out))), device)
         self.labels, model.train_count = labels, len(train)
-        model.prepare(name, load_images(train, np.arange(min(STATISTICS_IMAGES, len(train))), device))
+        model.prepare(name, self._few())
         self.opponent = model.make_opponent()
+
+    def _few(self) -> Tensor:
+        """Training images, for statistics."""
+        return load_images(self.train, np.arange(min(STATISTICS_IMAGES, self.count)), self.device)
 
     def begin(self, images: int) -> None:
         """Begins the training step after so many images."""
@@ -70,6 +74,11 @@ class BaselineStage:
             rows |= model.pictures(shown)
         save_grid(folder / f"{images:012d}.png", rows)
         return {name: sum(count * part[name] for count, part in parts) / total for name in parts[0][1]}
+
+    def finish(self, trained: Baseline) -> Baseline:
+        """After training: the averaged model, with what it takes from training images."""
+        trained.finish(self._few())
+        return trained
 
     def _against(self) -> dict[str, Any]:
         """The opponent by name, where there is one."""

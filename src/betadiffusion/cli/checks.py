@@ -17,9 +17,10 @@ MAY_BE_ZERO = {
     "seed", "dropout", "adam_betas", "weight_decay", "warmup_images", "levels", "limit_gb", "values", "l1", "lpips",
     "adversarial", "start_images", "kl_warmup_images", "mask", "noise", "curvature", "logit_mean", "l2", "max_level",
     "walked", "alpha", "commitment", "code_mmd", "code_kl", "entropy", "base_level", "level_channels", "muon_rate",
-    "free_nats",
+    "free_nats", "first_share", "info", "contrast", "contrast_images", "gap", "gap_images", "r1",
+    "disentangling",
 }  # fmt: skip
-BELOW = {"dropout": 1, "mask": 1, "adam_betas": 1, "seed": 2**63}
+BELOW = {"dropout": 1, "mask": 1, "adam_betas": 1, "seed": 2**63, "first_share": 1, "gap": 2}
 STAGES = ["vae", "diffusion", "joint", "decoder", "report"]
 
 
@@ -195,7 +196,7 @@ def _unread(config: RunConfig) -> Iterator[str]:
     grid, sharper = config.levels.distribution == "grid", config.perceptual
     linear = multi_beta and arguments.get("schedule") != "log_beta"
     one_sigma = multi_beta and arguments.get("sigma_from", "level") != "image"
-    powers = ["levels.power", "levels.start_power"]
+    powers = ["levels.power", "levels.start_power", "levels.first_share", "levels.first_power"]
     uneven = "joint" in config.stages and config.levels.start_power != config.levels.power
     logit = ["diffusion.logit_mean", "diffusion.logit_scale"]
     joint, decoder = "joint" in config.stages, config.decoder
@@ -224,6 +225,8 @@ def _unread(config: RunConfig) -> Iterator[str]:
         (not grid, ["levels.betas", "levels.values"], "unless levels.distribution is 'grid'"),
         (config.levels.distribution != "stratified", powers, "unless levels.distribution is 'stratified'"),
         (uneven, ["levels.start_power"], "with stage 'joint', whose denoiser needs all levels alike"),
+        (joint, ["levels.first_share"], "with stage 'joint', whose denoiser needs all levels alike"),
+        (not config.levels.first_share, ["levels.first_power"], "with levels.first_share 0"),
         (joint, ["levels.free_nats"], "with stage 'joint', which opens no dimensions"),
         (not sharper.lpips, ["perceptual.lpips_weights"], "with perceptual.lpips 0"),
         (not sharper.adversarial, ["perceptual.start_images", "perceptual.channels"], "with perceptual.adversarial 0"),

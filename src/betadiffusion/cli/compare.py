@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from betadiffusion.baselines.presets import PRESETS
+from betadiffusion.baselines.presets import PRESETS, is_baseline
 from betadiffusion.cli.checks import check, check_evaluation
 from betadiffusion.cli.parsing import parse
 from betadiffusion.evaluation.names import MetricName, ScoreName
@@ -109,7 +109,11 @@ def compare(
                    "vae.latent_channels": latent_channels}  # fmt: skip
         changes = {key: value for key, value in changes.items() if value is not None}
         changes |= {"data.limit": limit} if "limit" in given or not _files(models) else {}
-        rows = [checked(row, changes, cpu) for row in rows_of(models, preset)]
+        named_rows = rows_of(models, preset)
+        for key in changes:
+            if not any(reads(row, key) for row in named_rows):
+                raise ValueError(f"--{key.split('.')[1].replace('_', '-')} has no effect: no model here reads {key}")
+        rows = [checked(row, changes, cpu) for row in named_rows]
         options |= {"preset": preset, "cpu": cpu}
         check_data(rows, options)
         write_plan(rows, seeds, Budget(images, minutes), options, out)
@@ -165,10 +169,17 @@ def named(model: str, stages: list[Any] | None = None) -> RunConfig:
     return with_keys(RunConfig(model=model, stages=list(PRESETS[model].stages)), PRESETS[model].training)
 
 
+def reads(row: "Row", key: str) -> bool:
+    """Whether a row's model reads a key that is the same for all: some baselines not all of the backbone's."""
+    section, _, name = key.partition(".")
+    return section != "vae" or not is_baseline(row.config.model) or name in PRESETS[row.config.model].reads
+
+
 def checked(row: "Row", changes: dict[str, Any], cpu: bool) -> "Row":
-    """The row with what is the same for all, checked as `train` would."""
+    """The row with what is the same for all, as far as it reads that, checked as `train` would."""
     from betadiffusion.data.sources import anywhere
 
+    changes = {key: value for key, value in changes.items() if reads(row, key)}
     config = with_keys(dataclasses.replace(row.config, cpu=row.config.cpu or cpu), changes)
     check(config)
     config = with_keys(config, {"data.source": anywhere(config.data.source)})  # tasks may be started anywhere

@@ -60,10 +60,11 @@ PUBLISHED: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
 # wins. stages: of ours; set: further keys; base: for directions found on the frozen model of another row, its name.
 COMPARED: dict[str, dict[str, dict[str, Any]]] = {
     "paper-table1": {
-        "beta_vae": {}, "info_vae": {}, "diffae": {}, "infodiffusion": {}, "multi_beta_vae": {},
+        "beta_vae": {}, "info_vae": {}, "diffae": {}, "infodiffusion": {},
+        "ddpm": {}, "disdiff": {"base": "ddpm"}, "multi_beta_vae": {},
     },
     "paper-table2": {
-        "beta_vae": {}, "factor_vae": {}, "beta_tcvae": {},
+        "beta_vae": {}, "factor_vae": {}, "beta_tcvae": {}, "infogan_cr": {},
         "multi_beta_vae": {"stages": ["vae"], "set": {"vae.sigma_from": "image"}},
         "multi_beta_vae with one sigma": {
             "model": "multi_beta_vae", "stages": ["vae"], "set": {"vae.sigma_from": "level"},

@@ -6,7 +6,7 @@ from typing import Literal
 BaselineName = Literal[
     "ae", "l2_ae", "vae", "beta_vae", "annealed_vae", "cvae", "info_vae", "factor_vae", "beta_tcvae", "dip_vae_i",
     "dip_vae_ii", "multi_rate_vae", "hierarchical_vae", "vq_vae", "ddpm", "latent_diffusion", "diffae",
-    "infodiffusion", "disco",
+    "infodiffusion", "disco", "infogan_cr", "disdiff",
 ]  # fmt: skip
 
 
@@ -55,6 +55,16 @@ class BaselineConfig:
         shift: standard deviation of the moves along them, in standard deviations of the codes.
         threshold: similarity from which a negative is taken for a positive.
         entropy: weight of the entropy that asks for one dimension to a direction.
+        info: InfoGAN-CR's weight of the information that the code's reader has, beside the GAN's losses.
+        contrast: its weight of the cross-entropy of which dimension of the code two images have in common.
+        contrast_images: images from which on the generator has that term.
+        gap: by how much the other dimensions of their codes, in [-1, 1], differ at least.
+        gap_images: images for which they do.
+        noise: channels that InfoGAN-CR's generator gets beside the code.
+        r1: weight of half the squared slope of InfoGAN-CR's discriminator at real images.
+        concepts: parts of DisDiff's code, each with its own gradient field.
+        concept_width: dimensions of a concept.
+        disentangling: weight of DisDiff's loss that changes one concept alone.
     """
 
     likelihood: Literal["bernoulli", "gaussian", "learned"] | None = None
@@ -94,3 +104,13 @@ class BaselineConfig:
     shift: float | None = None
     threshold: float | None = None
     entropy: float | None = None
+    info: float | None = None
+    contrast: float | None = None
+    contrast_images: int | None = None
+    gap: float | None = None
+    gap_images: int | None = None
+    noise: int | None = None
+    r1: float | None = None
+    concepts: int | None = None
+    concept_width: int | None = None
+    disentangling: float | None = None
