@@ -1,7 +1,7 @@
 """Baselines on a trained model that stays as it is: of another run, whose folder is key `base`."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class OnFrozen(Baseline):
         self.frozen.load_state_dict(trained.state_dict())
         self.frozen.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "OnFrozen":
         super().train(mode)
         self.frozen.eval()
         return self
