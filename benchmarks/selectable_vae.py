@@ -133,10 +133,21 @@ def below(curve: list[Numbers], dedicated: Numbers) -> float | None:
     return dedicated["psnr"] - float(np.interp(dedicated["rate"], rates, decibels))
 
 
-def behind(curve: list[Numbers], one: Numbers, dedicated: Numbers) -> dict[str, float | None]:
-    """How far the one is behind in Eq. 4, as a share of it, and below in PSNR at equal rate."""
+def behind(curve: list[Numbers], one: Numbers, dedicated: Numbers, many: list[Numbers]) -> dict[str, float | None]:
+    """How far the one is behind in Eq. 4, as a share of it, and below in PSNR at equal rate.
+
+    "below": its curve, at the dedicated model's rate; "below dedicated": itself, at its own rate, the curve of `many`.
+    """
     share = (one["objective"] - dedicated["objective"]) / abs(dedicated["objective"])
-    return {"behind": share, "below": below(curve, dedicated)}
+    ahead = below(many, one)
+    return {
+        "behind": share, "below": below(curve, dedicated), "below dedicated": None if ahead is None else -ahead,
+    }  # fmt: skip
+
+
+def most_below(curve: list[Numbers], many: list[Numbers]) -> float:
+    """Decibels that the one is below the dedicated models' curve at equal rate, the most over its own levels."""
+    return max(-ahead for numbers in curve if (ahead := below(many, numbers)) is not None)
 
 
 def alignment(codes: list[Tensor]) -> float:
@@ -199,6 +210,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         ("behind", "behind"), ("on training images, one", "one objective on training images"),
         ("dedicated", "many objective on training images"), ("rate, one", "one rate"), ("dedicated", "many rate"),
         ("PSNR, one", "one psnr"), ("dedicated", "many psnr"), ("dB below at equal rate", "below"),
+        ("at its own rate", "below dedicated"),
         ("active, one", "one active"), ("dedicated", "many active"),
     )  # fmt: skip
     lines = ["| " + " | ".join(name for name, _ in columns) + " |", "|" + " ---: |" * len(columns)]
@@ -252,10 +264,14 @@ def main() -> None:
         ]
         if known:
             for row, a, b in zip(rows, one, known, strict=True):
-                row |= {f"many {k}": v for k, v in b.items()} | behind(curve, a.numbers, b)
+                row |= {f"many {k}": v for k, v in b.items()} | behind(curve, a.numbers, b, known)
             draw_curves(options.out / "rate-distortion.png", options.data, curve, [m.numbers for m in one], known)
-        write_json(options.out / "selectable_vae.json", {"settings": settings, "rows": rows, "curve": curve})
+        result = {"settings": settings, "rows": rows, "curve": curve}
         print(table(rows))
+        if known:
+            result["most_below"] = most_below(curve, known)
+            print(f"the most below, of {CURVE} levels: {result['most_below']:.3g} dB")
+        write_json(options.out / "selectable_vae.json", result)
         return
     models = [load_vae(folder).eval() for folder in runs]
     many = [measure(model, x, level) for model, level in zip(models, options.levels, strict=True)]
@@ -265,15 +281,19 @@ def main() -> None:
         row = about(vae, level) | {f"one {k}": v for k, v in a.items()} | {f"many {k}": v for k, v in b.items()}
         for name, autoencoder in (("one", vae), ("many", model)):
             row[f"{name} objective on training images"] = measure(autoencoder, trained_on, level).numbers["objective"]
-        rows.append(row | behind(curve, a, b))
+        rows.append(row | behind(curve, a, b, numbers[1]))
     cost = {"one": speed(ours / "vae"), "dedicated": float(np.median([speed(folder / "vae") for folder in runs]))}
     cost["plain"] = plain_cost(options)
     aligned = {name: alignment([m.means for m in models]) for name, models in (("one", one), ("dedicated", many))}
     draw_curves(options.out / "rate-distortion.png", options.data, curve, *numbers)
     draw_posteriors(options.out / "posteriors.png", list(options.levels), one, many)
-    result = {"settings": settings, "rows": rows, "images_per_second": cost, "alignment": aligned, "curve": curve}
+    result = {
+        "settings": settings, "rows": rows, "images_per_second": cost, "alignment": aligned, "curve": curve,
+        "most_below": most_below(curve, numbers[1]),
+    }  # fmt: skip
     write_json(options.out / "selectable_vae.json", result)
     print(table(rows))
+    print(f"the most below, of {CURVE} levels: {result['most_below']:.3g} dB")
     print(f"images per second: {cost}\ncorrelation of a channel from one level to the next: {aligned}")
 
 
