@@ -28,7 +28,6 @@ from betadiffusion.training.runs import load_split
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "baselines"
 SLOW = {"ddpm", "diffae", "infodiffusion", "vq_vae", "disco", "disdiff"}
-BASE = {"disco": "beta_vae", "disdiff": "ddpm"}  # each on the run of
 SHOWN = 8
 
 
@@ -44,8 +43,8 @@ def configured(name: str, options: argparse.Namespace) -> RunConfig:
     anneal(config, images / 200_000)
     if PRESETS[name].by_class and options.data != "shapes":
         config.condition.classes = None  # the data's own labels
-    if name in BASE:
-        config.baseline.base = str(options.out / BASE[name])
+    if config.baseline.base:
+        config.baseline.base = str(options.out / Path(config.baseline.base).name)
     return config
 
 

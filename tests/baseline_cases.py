@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 
 from betadiffusion.baselines.base import Baseline
@@ -19,6 +20,20 @@ TINY = {
     "codes": 16, "width": 32, "depth": 1, "unet_channels": [8, 16], "steps": 4, "directions": 4,
     "concepts": 3, "concept_width": 5,
 }  # fmt: skip
+
+
+class Mover(torch.nn.Module):
+    """A decoder of two numbers: the row and the column of a bright spot, `reach` pixels for one."""
+
+    def __init__(self, reach: float) -> None:
+        super().__init__()
+        self.reach = reach
+
+    def forward(self, z, embedding):
+        place = torch.arange(16.0) - 7.5
+        row, column = self.reach * z[:, 0, 0], self.reach * z[:, 1, 0]
+        image = (-(place[:, None] - row[:, :, None]).square() / 8 - (place - column[:, :, None]).square() / 8).exp()
+        return 12 * image[:, None] - 6
 
 
 def small(model, shape=SHAPE, **hyperparameters) -> Baseline:

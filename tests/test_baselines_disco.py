@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from baseline_cases import SHAPE, saved, small, trained
+from baseline_cases import SHAPE, Mover, saved, small, trained
 from betadiffusion.baselines.disco import contrast
 from betadiffusion.baselines.runs import load_baseline
 from betadiffusion.models.vae import MultiBetaVAE
@@ -47,16 +47,6 @@ def test_the_base_stays_as_it_is_and_is_saved_with_the_rest(tmp_path):
     torch.testing.assert_close(loaded.moved(z, torch.zeros(6, dtype=torch.int64), still), base.decode(z))
 
 
-class Mover(torch.nn.Module):
-    """A decoder of two numbers: the row and the column of a bright square."""
-
-    def forward(self, z, embedding):
-        place = torch.arange(16.0) - 7.5
-        row, column = 2 * z[:, 0, 0], 2 * z[:, 1, 0]
-        image = (-(place[:, None] - row[:, :, None]).square() / 8 - (place - column[:, :, None]).square() / 8).exp()
-        return 12 * image[:, None] - 6
-
-
 def cosines(model, count=200):
     """Mean cosines of variations by the same direction, and by different ones."""
     direction, strength = model.draw(count, torch.Generator().manual_seed(9))
@@ -75,7 +65,7 @@ def test_the_representation_comes_to_tell_directions_apart():
     """Rows and columns of a known generator."""
     torch.manual_seed(0)
     base, codes = small("vae"), torch.Generator().manual_seed(1)
-    base.config.backbone["latent_channels"], base.decoder = 2, Mover()
+    base.config.backbone["latent_channels"], base.decoder = 2, Mover(reach=2)
     base.encoded = lambda x: 0.7 * torch.randn(len(x), 4, 1, 1, generator=codes)
     model = small("disco", directions=2, shift=1.0)
     model.frozen, model.navigator = base, torch.nn.Parameter(torch.eye(2))

@@ -94,11 +94,23 @@ def test_training_tells_the_diffusion_more_and_leaves_the_base(tmp_path):
     torch.testing.assert_close(spread, most.square() / 99, rtol=1e-3, atol=1e-6)
     assert model.kept.shape == (KEPT, 3, 5)
     first = model.sample(2, torch.Generator().manual_seed(1), steps=4)
-    assert torch.equal(first, model.sample(2, torch.Generator().manual_seed(1), steps=4))
+    torch.testing.assert_close(model.sample(3, torch.Generator().manual_seed(1), steps=4)[:2], first)
     assert model.reconstruct(batch(2)).shape == (2, *SHAPE)
     saved(model, tmp_path / "run")
     loaded = load_baseline(tmp_path / "run").eval()
     torch.testing.assert_close(loaded.sample(2, torch.Generator().manual_seed(1), steps=4), first)
+
+
+def test_each_concept_is_of_a_training_image_of_its_own(monkeypatch):
+    model = small("disdiff")
+    model.kept.copy_(torch.arange(KEPT)[:, None, None] + 1000.0 * torch.arange(3)[:, None])
+    monkeypatch.setattr("betadiffusion.baselines.disdiff.denoise", lambda *given, **_: given[5])
+    z = model.sample(50, torch.Generator().manual_seed(0))
+    assert (z == z[:, :, :1]).all()  # a concept whole
+    image = z[:, :, 0] - 1000 * torch.arange(3)
+    assert ((image >= 0) & (image < KEPT)).all()
+    assert (image[:, 0] != image[:, 1]).float().mean() > 0.9
+    assert len(image[:, 0].unique()) > 40
 
 
 def test_a_base_that_is_no_diffusion_of_pixels(tmp_path):

@@ -144,6 +144,7 @@ def test_a_small_encoder_rate_moves_the_encoder_less(tmp_path, images, whole):
         ("model: beta_diffusion\ndenoiser: {preset: demo}", "'demo' does not fit the latents of beta_diffusion.preset"),
         ("levels: {values: [0.5]}", "levels.values has no effect unless levels.distribution is 'grid'"),
         ("levels: {distribution: grid, values: [0.5], start_power: 3.0}", "levels.start_power has no effect unless"),
+        ("levels: {first_power: 0.7}", "levels.first_power has no effect with levels.first_share 0"),
         ("levels: {distribution: grid}", "'grid' needs either levels.betas or levels.values"),
         ("perceptual: {channels: 8}", "perceptual.channels has no effect with perceptual.adversarial 0"),
         ("perceptual: {lpips_weights: a}", "perceptual.lpips_weights has no effect with perceptual.lpips 0"),

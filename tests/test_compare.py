@@ -193,7 +193,7 @@ def test_gpus_are_dealt_out_in_turn(visible, dealt, tmp_path, monkeypatch):
 def test_what_is_annealed_takes_its_share_of_the_budget(name, tmp_path):
     made = named(name)
     arguments = baseline_arguments(name, made.baseline)
-    key = next(key for key in ("capacity_images", "kl_warmup_images", "contrast_images") if key in arguments)
+    key = next(key for key in ("capacity_images", "kl_warmup_images", "gap_images") if key in arguments)
     share = arguments[key] / made.vae_training.images
     assert 0 < share < 1
     assert getattr(compare.within(Budget(images=1_000), made, tmp_path).baseline, key) == round(1_000 * share)

@@ -261,6 +261,7 @@ def test_what_cannot_be_trained_jointly_is_refused(images):
             "diffusion.weighting has no effect with stage 'joint'",
         ),
         ({"stages": ["joint"], "levels__start_power": 3.0}, "levels.start_power has no effect with stage 'joint'"),
+        ({"stages": ["joint"], "levels__first_share": 0.1}, "levels.first_share has no effect with stage 'joint'"),
         ({"stages": ["joint"], "diffusion__prediction": "any_step"}, "stage 'joint' predicts velocity or flow"),
         ({"joint__denoiser_rate": 0.0}, "joint.denoiser_rate must be positive"),
         (

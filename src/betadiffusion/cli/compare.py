@@ -109,11 +109,11 @@ def compare(
                    "vae.latent_channels": latent_channels}  # fmt: skip
         changes = {key: value for key, value in changes.items() if value is not None}
         changes |= {"data.limit": limit} if "limit" in given or not _files(models) else {}
-        named_rows = rows_of(models, preset)
+        asked = rows_of(models, preset)
         for key in changes:
-            if not any(reads(row, key) for row in named_rows):
+            if not any(reads(row, key) for row in asked):
                 raise ValueError(f"--{key.split('.')[1].replace('_', '-')} has no effect: no model here reads {key}")
-        rows = [checked(row, changes, cpu) for row in named_rows]
+        rows = [checked(row, changes, cpu) for row in asked]
         options |= {"preset": preset, "cpu": cpu}
         check_data(rows, options)
         write_plan(rows, seeds, Budget(images, minutes), options, out)

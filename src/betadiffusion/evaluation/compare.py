@@ -157,9 +157,9 @@ def anneal(config: RunConfig, share: float) -> None:
     """Brings what is annealed over so many images to a training of `share` as many."""
     config.levels.kl_warmup_images = round(share * config.levels.kl_warmup_images)
     known = baseline_arguments(config.model, config.baseline) if is_baseline(config.model) else {}
-    for key in ("capacity_images", "kl_warmup_images", "contrast_images", "gap_images"):
-        if known.get(key):
-            setattr(config.baseline, key, max(1, round(share * known[key])))
+    for key, images in known.items():
+        if key.endswith("_images") and images:
+            setattr(config.baseline, key, max(1, round(share * images)))
 
 
 def with_images(training: OptimisationConfig, images: int) -> OptimisationConfig:

@@ -45,9 +45,10 @@ class LevelDraw:
 
     def begin(self, images: int) -> None:
         """Begins the training step after so many images."""
-        left, config = max(0.0, 1 - images / self.images) if self.images else 0.0, self.config
-        share = left / (1 - config.first_share)  # of the line from `start_power` to `power`
-        self.power = config.first_power if share > 1 else config.power + share * (config.start_power - config.power)
+        config = self.config
+        left = max(0.0, 1 - images / self.images) if self.images else 0.0
+        left /= 1 - config.first_share  # of the line from `start_power` to `power`, which comes after the first part
+        self.power = config.first_power if left > 1 else config.power + left * (config.start_power - config.power)
 
     def __call__(self, u: Tensor) -> Tensor:
         if self.config.distribution == "stratified":
