@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from baseline_cases import SHAPE, saved, small, trained
-from betadiffusion.baselines.disdiff import KEPT
+from betadiffusion.baselines.disdiff import KEPT, down, up
 from betadiffusion.baselines.linear_diffusion import clean, noised
 from betadiffusion.baselines.runs import load_baseline
 from test_baselines import Images, batch
@@ -20,9 +20,15 @@ def test_what_is_right_leaves_the_image(prediction):
     torch.testing.assert_close(clean(target, noisy, time, prediction), batch(3), rtol=1e-3, atol=1e-3)
 
 
+def test_down_and_up_are_the_whole_u_net():
+    unet, x, level = small("ddpm").unet, batch(3), torch.tensor([0.0, 0.3, 1.0])
+    nn.init.normal_(unet.net.conv_out.weight)
+    torch.testing.assert_close(up(unet.net, *down(unet.net, x, level)), unet(x, level))
+
+
 def silent(model):
     """The model with fields of nothing."""
-    for weight in model.unet.net.conv_out.parameters():
+    for weight in model.unet.conv_out.parameters():
         nn.init.zeros_(weight)
     return model
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from diffusers import UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -22,7 +23,6 @@ from betadiffusion.baselines.linear_diffusion import (
 )
 from betadiffusion.gaussian import Generators, randn, split
 from betadiffusion.nn.backbone import make_backbone
-from betadiffusion.nn.condition import Embedded
 
 KEPT = 512  # codes of training images
 
@@ -30,7 +30,8 @@ KEPT = 512  # codes of training images
 class DisDiff(OnFrozen):
     """An encoder E of images to `concepts` vectors z_c, and a U-Net G of what each adds to the frozen prediction.
 
-    With all of them the diffusion is to make the image; with one of them, drawn, what it makes is to differ from what
+    G reads what the way down of the frozen U-Net makes of an image, once for all concepts, and has a way up of its own.
+    With all concepts the diffusion is to make the image; with one of them, drawn, what it makes is to differ from what
     it makes with none in that concept alone, by E: the disentangling loss. `base`: the folder of a run of ddpm; G
     predicts what that one does, noise or v, of which the gradient field of log p(z_c | x_t) is a multiple.
     concept_width: dimensions of z_c. The code of a concept is its first principal component over training images, as
@@ -57,9 +58,12 @@ class DisDiff(OnFrozen):
         self.encoder, _ = make_backbone(**backbone | {"latent_channels": concepts * concept_width}, embedding_dim=1)
         settings = self.frozen.config
         arguments = settings.unet_channels, settings.unet_layers, settings.unet_attention
-        self.unet = make_unet(backbone, *arguments, conditioned=True)
+        unet = make_unet(backbone, *arguments)
+        self.unet = unet.net
+        for part in ("conv_in", "time_embedding", "down_blocks"):  # the frozen one's serve
+            delattr(self.unet, part)
         # each concept is told in its own way, by which the U-Net knows which it is
-        self.told = nn.Conv1d(concepts * concept_width, concepts * self.unet.condition_width, 1, groups=concepts)
+        self.told = nn.Conv1d(concepts * concept_width, concepts * unet.condition_width, 1, groups=concepts)
         self.register_buffer("kept", torch.zeros(KEPT, concepts, concept_width))
         self.register_buffer("centre", torch.zeros(concepts, concept_width))
         self.register_buffer("axis", torch.zeros(concepts, concept_width))
@@ -93,17 +97,21 @@ class DisDiff(OnFrozen):
         """The code (B, concepts, 1, 1) of images x (B,C,H,W)."""
         return ((self.concepts(x) - self.centre) * self.axis).sum(2)[:, :, None, None]
 
-    def fields(self, noisy: Tensor, level: Tensor, z: Tensor) -> Tensor:
-        """What each concept adds to the prediction for noisy (B,C,H,W) at levels (B,): (B, concepts, C, H, W)."""
-        count = z.shape[1]
-        tokens = self.told(z.flatten(1)[:, :, None]).view(len(z) * count, 1, -1)
-        told = Embedded(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool))
-        each = (part.repeat_interleave(count, 0) for part in (noisy, level))
-        return self.unet(*each, condition=told).float().unflatten(0, (-1, count))
+    def fields(self, noisy: Tensor, level: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The frozen prediction (B,C,H,W) for noisy at levels (B,), and what each concept adds: (B,concepts,C,H,W)."""
+        count, net = z.shape[1], self.frozen.unet.net
+        with torch.no_grad():
+            read, embedding = down(net, noisy, level)
+            without = up(net, read, embedding).float()
+        told = self.told(z.flatten(1)[:, :, None]).view(len(z) * count, -1)
+        each = [part.repeat_interleave(count, 0) for part in read]
+        fields = up(self.unet, each, embedding.repeat_interleave(count, 0) + told)
+        return without, fields.float().unflatten(0, (-1, count))
 
     def predicted(self, noisy: Tensor, level: Tensor, condition: Tensor) -> Tensor:
         """What the diffusion predicts with all concepts z (B, concepts, concept_width), its `condition`."""
-        return self.frozen.unet(noisy, level).float() + self.fields(noisy, level, condition).sum(1)
+        without, fields = self.fields(noisy, level, condition)
+        return without + fields.sum(1)
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Times and noise, and the concept of the disentangling loss."""
@@ -113,9 +121,7 @@ class DisDiff(OnFrozen):
     def forward(self, x: Tensor, time: Tensor, eps: Tensor, concept: Tensor) -> Tensor:
         z, prediction = self.concepts(x), self.frozen.config.prediction
         noisy, target = noised(x, time, eps, prediction)
-        with torch.no_grad():
-            without = self.frozen.unet(noisy, time / TIMES).float()
-        fields = self.fields(noisy, time / TIMES, z)
+        without, fields = self.fields(noisy, time / TIMES, z)
         error = (without + fields.sum(1) - target).square().flatten(1).mean(1)
         one = without + fields[torch.arange(len(x)), concept]
         images = (clean(each, noisy, time, prediction) for each in (without, one))
@@ -161,8 +167,28 @@ class DisDiff(OnFrozen):
     def numbers(self, x: Tensor, generator: torch.Generator) -> dict[str, Any]:
         time, eps, concept = (draw.to(x.device) for draw in self.draw(len(x), generator))
         noisy, target = noised(x, time, eps, self.frozen.config.prediction)
-        predicted = self.predicted(noisy, time / TIMES, self.concepts(x))
+        without, fields = self.fields(noisy, time / TIMES, self.concepts(x))
         losses = {"loss": float(self(x, time, eps, concept).mean())}
-        for name, guess in (("error", predicted), ("error_without", self.frozen.unet(noisy, time / TIMES))):
+        for name, guess in (("error", without + fields.sum(1)), ("error_without", without)):
             losses[name] = float((guess - target).square().mean())
         return losses
+
+
+def down(net: UNet2DModel, z: Tensor, t: Tensor) -> tuple[list[Tensor], Tensor]:
+    """What a U-Net's way down makes of z (B,C,H,W) at levels t (B,), last what its middle reads, and the embedding."""
+    embedding = net.time_embedding(net.time_proj(1000 * t))
+    h = net.conv_in(z)
+    read = [h]
+    for block in net.down_blocks:
+        h, more = block(h, embedding)
+        read += more
+    return read, embedding
+
+
+def up(net: UNet2DModel, read: list[Tensor], embedding: Tensor) -> Tensor:
+    """A U-Net's prediction (B,C,H,W) from what the way `down` gave."""
+    h = net.mid_block(read[-1], embedding)
+    for block in net.up_blocks:
+        count = len(block.resnets)
+        h, read = block(h, tuple(read[-count:]), embedding), read[:-count]
+    return net.conv_out(net.conv_act(net.conv_norm_out(h)))
