@@ -192,7 +192,7 @@ def test_mean_sigma_and_image_follow_the_level():
 def test_the_means_velocity_can_be_followed():
     model, x, t = build(awake=False, sigma_from="level"), images(), torch.tensor([0.0, 0.5, 1.0])
     nn.init.normal_(model.modulator.network.head.weight, std=0.3)
-    f, velocity = encode_with_velocity(model, x, t)
+    f, velocity = encode_with_velocity(model, model.features(x), t)
     assert torch.allclose(f, model.encode_mean(x, t), atol=1e-3)
     h = model.features(x)
     with sdpa_kernel(SDPBackend.MATH):  # the others have no forward-mode derivative

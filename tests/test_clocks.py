@@ -197,6 +197,25 @@ def test_the_integral_of_a_line_is_exact(level):
     assert torch.allclose(integral(t, line), torch.stack([t + t**2, t - 2 * t**2]), atol=1e-12)
 
 
+@pytest.mark.parametrize("level", [0.0, 1 / 6, 1 / 3, 0.5, 2 / 3, 5 / 6, 1.0])
+def test_the_integral_of_a_bent_line_is_that_of_each_of_its_parts(level):
+    bent = torch.tensor([0.0, 1.0, 0.0, 3.0], dtype=torch.float64)
+    x = torch.linspace(0, level, 10_001, dtype=torch.float64)
+    expected = torch.trapezoid(interpolate(x, torch.linspace(0, 1, 4, dtype=torch.float64), bent), x)
+    found = integral(torch.tensor(level, dtype=torch.float64), bent[:, None])
+    assert float(found[0]) == pytest.approx(float(expected), abs=1e-7)
+
+
+def test_the_fitted_clock_weighs_an_error_by_the_noise_where_it_lands():
+    def predict(z, t, s):  # f = t^2, in each dimension
+        return torch.zeros_like(z), (s - t) * 2 * t * torch.ones_like(z)
+
+    readings = clocks.fit(predict, lambda t: t, torch.zeros(2, 3), steps=4, variable="sigma", time_share=0.0)[1]
+    # Euler errs by h^2 alike in every step; sigma is that of the lower level of each
+    expected = torch.tensor([0.0, 0.25, 0.5, 0.75], dtype=torch.float64).sqrt().cumsum(0)
+    assert torch.allclose(readings[1:], expected / expected[-1], atol=1e-6)
+
+
 def test_a_denoiser_that_adds_nothing_to_its_gaussian_part_walks_in_one_step():
     """As far as its tables are fine: 100 steps of the plainest ODE land in the same places."""
     denoiser = calibrated_denoiser()

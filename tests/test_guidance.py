@@ -63,6 +63,20 @@ def test_weight_1_is_conditional_and_weight_0_unconditional_sampling(method):
         torch.testing.assert_close(walked, sample(alone.predict, noise(), levels, SIGMA, method=method))
 
 
+@pytest.mark.parametrize("high", [0.3, 0.6, 0.8, 0.9])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_ends_of_the_interval_are_guided_whatever_the_method(method, high):
+    asked = []
+
+    def unconditional(z, t, s):
+        asked.append(float(t))
+        return EVERY.predict(z, t, s)
+
+    predict = guided(CLASSES[0].predict, unconditional, 2.0, (0.0, high))
+    sample(predict, noise(4), uniform(4, high).double(), SIGMA, method=method)
+    assert max(asked) == pytest.approx(high)
+
+
 def test_conditional_samples_are_of_the_class_and_guided_ones_nearer_its_own_side():
     levels, z = uniform(40).double(), noise(2000)
     means = [sample(guided(CLASSES[0].predict, EVERY.predict, w), z, levels, SIGMA).mean(0) for w in (0.0, 1.0, 3.0)]

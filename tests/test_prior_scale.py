@@ -35,6 +35,18 @@ def channelwise(boundary=True):
     return vae
 
 
+@pytest.mark.parametrize("channel_noise", [True, False])
+def test_the_calibrated_noise_ends_at_that_of_the_prior(channel_noise):
+    vae = MultiBetaVAE(**SMALL, sigma_from="image", channel_noise=channel_noise, knots=5)
+    sigma = torch.tensor([0.1, 0.4, 1.2, 1.05, 1.0])[:, None] * torch.tensor([1.0, 0.9, 1.0, 0.5])
+    sigma[-1] = 1
+    vae.calibrate_sigma(sigma)
+    one = torch.ones(())
+    assert float(vae.sigma(one)) == pytest.approx(1)
+    torch.testing.assert_close(vae.prior_scale(one), torch.ones(4 if channel_noise else 1, 1, 1))
+    assert (vae.sigma(torch.linspace(0, 1, 50)).diff() >= 0).all()
+
+
 def with_a_wide_prior():
     """Its prior at level 1, which is learned without the boundary, is none of unit scale."""
     vae = channelwise(boundary=False)

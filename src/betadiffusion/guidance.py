@@ -13,6 +13,7 @@ from torch import Tensor
 
 from betadiffusion.samplers import Predict, Prediction
 
+ROUNDING = 1e-6  # of a level
 Interval = tuple[float, float]
 ConditionalPredict = Callable[[Tensor, Tensor, Tensor, Tensor], Prediction]
 
@@ -59,7 +60,7 @@ def _guided(
         return predict_cond
 
     def predict(z: Tensor, t: Tensor, s: Tensor) -> Prediction:
-        if not low <= float(t) <= high:
+        if not low - ROUNDING <= float(t) <= high + ROUNDING:
             return predict_cond(z, t, s)
         (eps, delta), (eps_uncond, delta_uncond) = both(z, t, s)
         # guided = uncond + weight (cond - uncond)                                       (Ho and Salimans 2022, Eq. 6)

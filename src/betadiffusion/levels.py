@@ -38,6 +38,7 @@ def interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
 
 def integral(x: Tensor, values: Tensor) -> Tensor:
     """Integral from 0 to x () of the line through values (K, ...) at even knots of [0, 1], bent at each: (...)."""
+    x = x.to(values)
     knots = torch.linspace(0, 1, len(values), dtype=torch.float64, device=values.device)
     whole = torch.cumulative_trapezoid(values, knots, dim=0)
     i = int((torch.searchsorted(knots, x.double(), right=True) - 1).clamp(0, len(knots) - 2))

@@ -178,8 +178,7 @@ class _Ode:
             values = [velocity / self.sigma(t), z - self.sigma(t) * eps]
         else:
             beside = t + math.copysign(AHEAD, float(toward - t))
-            slope = torch.func.jvp(self.sigma, (beside,), (torch.ones_like(beside),))[1]
-            values = [velocity + slope * eps]
+            values = [velocity + derivative(self.sigma, beside) * eps]
             if self.moments is not None:
                 m, r, m_slope, r_slope = self.moments(t)
                 values = [(values[0] - m_slope - r_slope * (z - m) / r) / r]
@@ -248,6 +247,13 @@ def quadrature(points: list[float], end: float, *, exponential: bool = False) ->
     # sum_i w_i x_i^k = int_0^h u^k du for every k < order
     weights: list[float] = torch.linalg.solve(torch.vander(x, increasing=True).T, x.new_tensor(moments)).tolist()
     return weights
+
+
+def derivative(sigma: Sigma, t: Tensor) -> Tensor:
+    """d(sigma)/dt at a level t (), 0-d."""
+    with torch.inference_mode(False), torch.enable_grad():
+        t = t.clone().requires_grad_()
+        return torch.autograd.grad(sigma(t), t)[0]
 
 
 def _check(levels: Tensor, method: str, variable: str, eta: float, churn: float) -> None:

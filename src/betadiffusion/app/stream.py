@@ -16,7 +16,7 @@ T = TypeVar("T")
 INTERVAL = 0.1  # seconds between pictures of a walk
 PAUSE = 0.0002  # seconds between steps, for another walk to take its turn
 MOST_SESSIONS = 1_000
-STEPPING = threading.Lock()  # walks differentiate sigma with torch.func.jvp, which no two threads can do at once
+STEPPING = threading.Lock()  # more than one step at a time would take the cores from each other
 
 
 class Superseded(Exception):

@@ -180,6 +180,8 @@ class BetaDiffusionAutoencoder(ModelMixin, ConfigMixin):
         """
         if self.config.sigma_from == "level":
             raise ValueError("sigma_from 'level' learns sigma(t): there is nothing to calibrate")
+        if self.config.boundary:  # none is above sigma(1), so that the rising curve ends there
+            sigma = sigma.clamp(max=1)
         set_rising(self.sigma_curve, sigma.log().mean(1).exp())
 
     def pixel_sigma(self, t: Tensor) -> Tensor:

@@ -185,6 +185,8 @@ class MultiBetaVAE(ModelMixin, ConfigMixin):
         """
         if self.config.sigma_from != "image":
             raise ValueError(f"sigma_from '{self.config.sigma_from}' learns sigma(t): there is nothing to calibrate")
+        if self.config.boundary:  # none is above sigma(1), so that the rising curve ends there
+            sigma = sigma.clamp(max=1)
         set_rising(self.sigma_curve, sigma if self.config.channel_noise else sigma.log().mean(1).exp())
 
     def pixel_sigma(self, t: Tensor) -> Tensor:

@@ -65,8 +65,9 @@ def denoising_errors(
     elif kind == "flow_map":
         rise = expand_as(denoiser.preconditioning.sigma_rise(t, s), f)
         delta_hat, velocity = delta_hat + step * rise * eps_hat, velocity + rise * eps  # of z itself
-        asked = None if condition is None else condition[far]
-        velocity[far] = two_half_steps(denoiser, z[far], t[far], s[far], asked) / step[far]
+        if far.any():
+            asked = None if condition is None else condition[far]
+            velocity[far] = two_half_steps(denoiser, z[far], t[far], s[far], asked) / step[far]
     errors = [scaled_error(eps_hat, eps, given.eps_scale)] if denoiser.predicts_noise else []
     error = scaled_error(delta_hat / step, velocity, given.velocity_scale)
     return torch.stack([*errors, torch.where(far, FAR_WEIGHT, 1.0) * error if kind == "flow_map" else error], 1)

@@ -82,8 +82,9 @@ class DiffusionStage:
         images = np.arange(min(wanted, self.count))
         parts = np.array_split(images, -(-len(images) // pass_size(self.vae.image_shape)))
         pairs = []
+        paths = [self._path(part) for part in parts]
         for t in torch.linspace(0, 1, self.model.config.knots).tolist():
-            means = [self._path(part)(torch.full((len(part),), t)) for part in parts]
+            means = [path(torch.full((len(part),), t)) for path, part in zip(paths, parts, strict=True)]
             pairs.append([torch.cat(values).cpu() for values in zip(*means, strict=True)])
         f, v = (torch.stack(values, dim=1) for values in zip(*pairs, strict=True))
         self.model.preconditioning.calibrate(self.vae.sigma_curve.mean_log_values(), f, v)
@@ -109,7 +110,7 @@ class DiffusionStage:
         """Errors of the outputs of each image, added up as the options say: (B,)."""
         t, s, eps, *of_conditions = draws
         condition = self.conditions.at(indices, *of_conditions) if of_conditions else None
-        errors = self._errors(model, self._path(indices), t, s, eps, condition)
+        errors = self._errors(model, self.model, self._path(indices), t, s, eps, condition)
         t = t.to(self.device)
         if isinstance(self.in_training, LearnedUncertainty):
             return self.in_training(errors, t)
@@ -129,11 +130,19 @@ class DiffusionStage:
         return trained
 
     def _errors(
-        self, model: nn.Module, path: EncodingPath, t: Tensor, s: Tensor, eps: Tensor, condition: Tensor | None
+        self,
+        model: nn.Module,
+        plain: NonlinearDenoiser,
+        path: EncodingPath,
+        t: Tensor,
+        s: Tensor,
+        eps: Tensor,
+        condition: Tensor | None,
     ) -> Tensor:
+        """As `denoising_errors`; `plain` is the model itself, where `model` may be wrapped."""
         t, s, eps = (draw.to(self.device) for draw in (t, s, eps))
         condition = None if condition is None else condition.to(self.device)
-        return denoising_errors(model, self.model, path, self.vae.sigma(t), t, s, eps, condition)
+        return denoising_errors(model, plain, path, self.vae.sigma(t), t, s, eps, condition)
 
     def _path(self, indices: np.ndarray) -> EncodingPath:
         """f(x,t) and df/dt of training images, on the device, as a function of their levels."""
@@ -143,8 +152,8 @@ class DiffusionStage:
         return self._encoded(load_images(self.train, indices, self.device))
 
     def _encoded(self, x: Tensor) -> EncodingPath:
-        exact = self.options.velocity == "exact"
-        return lambda t: encode_with_velocity(self.vae, x, t.to(self.device), exact)
+        exact, given = self.options.velocity == "exact", seen(self.vae, x)
+        return lambda t: encode_with_velocity(self.vae, given, t.to(self.device), exact)
 
     def validate(self, model: nn.Module, images: int, folder: Path) -> dict[str, float]:
         """Errors on held-out images at even levels, exact means; a grid of codes walked back to 0, and of samples.
@@ -155,13 +164,15 @@ class DiffusionStage:
         losses, condition = [], None
         if self.held_out_conditions is not None:
             condition = self.held_out_conditions.in_full(np.arange(len(self.held_out)))
+        parts = torch.arange(len(self.held_out)).split(pass_size(self.vae.image_shape))
+        paths = [self._encoded(self.held_out[part]) for part in parts]
         for _ in range(VALIDATION_REPEATS):
             x, t = self.held_out, spread_levels(len(self.held_out), generator)
             eps = torch.randn(len(x), *self.vae.latent_shape, generator=generator)
             s = levels_to_go_to(self.prediction, t, generator)
-            for part in torch.arange(len(t)).split(pass_size(self.vae.image_shape)):
+            for i, part in enumerate(parts):
                 asked = None if condition is None else condition[part]
-                errors = self._errors(model, self._encoded(x[part]), t[part], s[part], eps[part], asked)
+                errors = self._errors(model, model, paths[i], t[part], s[part], eps[part], asked)
                 losses.append(errors.sum(1))
         x = self.held_out[:PICTURES]
         rows, zero = {"original": x}, torch.zeros((), device=self.device)
@@ -189,9 +200,11 @@ class _ContiguousGroupNorm(TorchFunctionMode):
 
 
 @torch.no_grad()
-def encode_with_velocity(vae: Autoencoder, x: Tensor, t: Tensor, exact: bool = False) -> tuple[Tensor, Tensor]:
-    """f(x,t) and df/dt at levels t (B,): by central differences, two passes of the encoder, or `exact`ly."""
-    given = seen(vae, x)
+def encode_with_velocity(vae: Autoencoder, given: Tensor, t: Tensor, exact: bool = False) -> tuple[Tensor, Tensor]:
+    """f(x,t) and df/dt at levels t (B,): by central differences, two passes of the encoder, or `exact`ly.
+
+    given: `seen(vae, x)` of images x.
+    """
     if exact:  # forward-mode, which the fused kernels of attention do not have
         with sdpa_kernel(SDPBackend.MATH), _ContiguousGroupNorm():
             return torch.func.jvp(lambda level: mean_of(vae, given, level), (t,), (torch.ones_like(t),))
@@ -199,4 +212,4 @@ def encode_with_velocity(vae: Autoencoder, x: Tensor, t: Tensor, exact: bool = F
     levels = torch.cat([centre - HALF_STEP, centre + HALF_STEP])
     before, after = mean_of(vae, torch.cat([given, given]), levels).chunk(2)
     velocity = (after - before) / (2 * HALF_STEP)
-    return (before + after) / 2 + expand_as(t - centre, x) * velocity, velocity
+    return (before + after) / 2 + expand_as(t - centre, velocity) * velocity, velocity

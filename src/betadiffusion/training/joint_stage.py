@@ -123,9 +123,11 @@ class JointStage:
     def _first_moments(self) -> None:
         """Moments of the untrained path, from a few images at every knot."""
         x, knots = load_images(self.train, np.arange(min(FIRST_IMAGES, self.count)), self.device), self.sums.shape[1]
+        vae = self.model.vae.eval()
+        given = seen(vae, x)
         for level in torch.linspace(0, 1, knots).tolist():
             t = torch.full((len(x),), level, device=self.device)
-            self.sums += moment_sums(*encode_with_velocity(self.model.vae.eval(), x, t), t, knots)
+            self.sums += moment_sums(*encode_with_velocity(vae, given, t), t, knots)
         self.model.follow(self.sums, half_life=1e-9)
 
     def _diffusion(self, model: JointModel, calibrate: bool) -> DiffusionStage:

@@ -91,7 +91,8 @@ class VAEStage:
         if self.pretext is not None:
             draws += draw_pretext(self.pretext, batch, self.model.latent_shape, generator)
         if self.curvature:
-            looked_at = (torch.arange(batch) % CURVED_SHARE == 0).float()
+            i = torch.arange(batch)  # alike in the shares of several processes, which are strided
+            looked_at = (i % CURVED_SHARE == i // CURVED_SHARE % CURVED_SHARE).float()
             draws.append(looked_at / looked_at.mean())
         return tuple(draws)
 
