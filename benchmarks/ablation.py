@@ -36,12 +36,13 @@ from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.report.distances import Judge
 from betadiffusion.report.generate import Sampler, samples
 from betadiffusion.report.measure import make_extractor
+from betadiffusion.training.accelerator import make_accelerator
 from betadiffusion.training.config import OptimisationConfig, RunConfig, with_keys
 from betadiffusion.training.diffusion_stage import DiffusionStage
 from betadiffusion.training.files import write_json
 from betadiffusion.training.latent_cache import LatentCache
 from betadiffusion.training.models import Autoencoder
-from betadiffusion.training.runs import build_denoiser, build_vae, load_config, load_split, load_vae, make_accelerator
+from betadiffusion.training.runs import build_denoiser, build_vae, load_config, load_split, load_vae
 from betadiffusion.training.trainer import Trainer
 from betadiffusion.training.vae_stage import VAEStage
 

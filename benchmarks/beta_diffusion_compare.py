@@ -28,6 +28,7 @@ from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.nn.curves import LevelCurve
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.report.distances import Judge
+from betadiffusion.training.accelerator import make_accelerator
 from betadiffusion.training.config import OptimisationConfig
 from betadiffusion.training.diffusion_stage import DiffusionStage
 from betadiffusion.training.files import write_json
@@ -35,7 +36,7 @@ from betadiffusion.training.images import load_images
 from betadiffusion.training.latent_cache import LatentCache
 from betadiffusion.training.models import Autoencoder, load_vae
 from betadiffusion.training.pictures import save_grid
-from betadiffusion.training.runs import load_config, load_split, make_accelerator
+from betadiffusion.training.runs import load_config, load_split
 from betadiffusion.training.trainer import Trainer
 
 BETAS = (1.0, 10.0, 100.0)

@@ -22,10 +22,11 @@ import torch
 from betadiffusion.cli.checks import check
 from betadiffusion.metrics.lpips import LPIPS
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
+from betadiffusion.training.accelerator import make_accelerator
 from betadiffusion.training.config import DecoderConfig, RunConfig
 from betadiffusion.training.files import write_json
 from betadiffusion.training.pictures import save_grid
-from betadiffusion.training.runs import load_config, load_split, make_accelerator, run
+from betadiffusion.training.runs import load_config, load_split, run
 from joint_training import DISTANCES, WALK, distances, extractor_of, table
 
 PICTURES = 10

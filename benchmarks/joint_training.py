@@ -29,10 +29,11 @@ from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.report.distances import Judge
 from betadiffusion.report.generate import default_sampler, reconstructions, samples, seed_for
 from betadiffusion.report.measure import make_extractor
+from betadiffusion.training.accelerator import make_accelerator
 from betadiffusion.training.config import DataConfig, JointConfig, ReportConfig, RunConfig
 from betadiffusion.training.files import write_json
 from betadiffusion.training.models import image_size
-from betadiffusion.training.runs import load_config, load_split, make_accelerator, run
+from betadiffusion.training.runs import load_config, load_split, run
 
 EVEN = "even levels"
 WALK = 0.8

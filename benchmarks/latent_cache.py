@@ -21,9 +21,10 @@ from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.report.distances import Judge
 from betadiffusion.report.generate import default_sampler, samples
 from betadiffusion.report.measure import make_extractor
+from betadiffusion.training.accelerator import make_accelerator
 from betadiffusion.training.diffusion_stage import DiffusionStage
 from betadiffusion.training.latent_cache import LatentCache
-from betadiffusion.training.runs import build_denoiser, load_config, load_split, load_vae, make_accelerator
+from betadiffusion.training.runs import build_denoiser, load_config, load_split, load_vae
 from betadiffusion.training.trainer import Trainer
 
 COUNT = 1_000

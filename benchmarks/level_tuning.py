@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from betadiffusion.models.vae import MultiBetaVAE
+from betadiffusion.training.accelerator import make_accelerator
 from betadiffusion.training.config import LevelsConfig
 from betadiffusion.training.files import write_json
 from betadiffusion.training.images import load_images
 from betadiffusion.training.models import load_vae
-from betadiffusion.training.runs import load_config, load_split, make_accelerator
+from betadiffusion.training.runs import load_config, load_split
 from betadiffusion.training.trainer import Trainer
 from betadiffusion.training.vae_stage import VAEStage
 from selectable_vae import Numbers, measure

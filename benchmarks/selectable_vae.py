@@ -18,7 +18,6 @@ About ten minutes a model on one core of an Intel Xeon, of nine models with the 
 import argparse
 import itertools
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,13 +30,15 @@ from torch import Tensor
 
 from betadiffusion.gaussian import randn
 from betadiffusion.metrics import active_units, aggregated_posterior
+from betadiffusion.metrics.images import decibels
 from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.objectives import multi_beta_objective
 from betadiffusion.training.config import DataConfig, OptimisationConfig, RunConfig
-from betadiffusion.training.files import write_json
+from betadiffusion.training.files import plain, write_json
 from betadiffusion.training.images import load_images
 from betadiffusion.training.models import load_vae
 from betadiffusion.training.runs import load_config, load_split, run
+from betadiffusion.training.trainer import first_difference
 
 EIGHT = tuple(i / 7 for i in range(8))
 CURVE = 65  # levels of the one model's curve
@@ -73,8 +74,11 @@ def configured(options: argparse.Namespace, name: str, levels: list[float]) -> R
 
 
 def trained(options: argparse.Namespace, name: str, levels: list[float]) -> Path:
-    """The folder of a finished run."""
+    """The folder of a finished run; SystemExit where it holds one of other settings."""
     config = configured(options, name, levels)
+    known = load_config(Path(config.out)) if (Path(config.out) / "config.yaml").is_file() else config
+    if difference := first_difference(plain(known), plain(config)):
+        raise SystemExit(f"{config.out} holds a run with {difference}: use another --out")
     if not (Path(config.out) / "vae" / "model").is_dir():
         print(f"{name}: {config.vae_training.images} images", flush=True)
         run(config)
@@ -114,7 +118,7 @@ def measure(vae: MultiBetaVAE, x: Tensor, level: float) -> Measured:
     error /= x[0].numel()
     every, sigma = torch.cat(means), torch.cat(sigmas)
     numbers = {
-        "objective": objective, "rate": rate, "error": error, "psnr": 10 * math.log10(4 / error),
+        "objective": objective, "rate": rate, "error": error, "psnr": decibels(error),
         "active": active_units(every), "sigma": float(sigma.square().mean().sqrt()),
     }  # fmt: skip
     return Measured(numbers, every, sigma)

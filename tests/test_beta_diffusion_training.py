@@ -22,6 +22,7 @@ from betadiffusion.models.presets import beta_diffusion_preset
 from betadiffusion.objectives import multi_beta_objective
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.training import muon, runs
+from betadiffusion.training.accelerator import wandb_mode
 from betadiffusion.training.config import BetaDiffusionConfig, OptimisationConfig, RunConfig
 from betadiffusion.training.errors import TrainingError
 from betadiffusion.training.feature_cache import FeatureCache
@@ -346,14 +347,14 @@ def test_wandb_stays_offline_without_a_key_or_a_network(monkeypatch, tmp_path):
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert runs.wandb_mode() == "offline"
+    assert wandb_mode() == "offline"
     monkeypatch.setenv("WANDB_API_KEY", "k")
     monkeypatch.setenv("WANDB_BASE_URL", "https://localhost:1")
-    assert runs.wandb_mode() == "offline"
+    assert wandb_mode() == "offline"
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: socket.socket())
-    assert runs.wandb_mode() == "online"
+    assert wandb_mode() == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert runs.wandb_mode() == "disabled"
+    assert wandb_mode() == "disabled"
 
 
 # Two processes with half the batch

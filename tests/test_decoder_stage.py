@@ -1,10 +1,12 @@
 """The decoder alone: what is frozen keeps its bits, its loss falls, walked codes are the sampler's, resume is exact."""
 
+import shutil
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import stage_cases
 from betadiffusion import BetaDiffusionPipeline
@@ -201,9 +203,21 @@ def test_the_pipeline_on_disk_gets_the_new_decoder(tmp_path):
     runs.run(configured(tmp_path, **SMALL, **walked, stages=["decoder"]))  # done already: the same again
     assert torch.equal(flat(runs.load_vae(tmp_path)), flat(after.vae))
 
-    runs.run(configured(tmp_path, **SMALL, stages=["vae"], seed=1, resume="never"))
+    again = configured(tmp_path, **SMALL, **walked, stages=["decoder"], resume="never")
+    runs.run(again)  # from the decoder before, not from the tuned one
+    assert torch.equal(flat(runs.load_vae(tmp_path)), flat(after.vae))
+
+    other = runs.load_vae(tmp_path)
+    nn.init.ones_(other.encoder.head.bias)
+    shutil.copytree(tmp_path, moved := tmp_path / "moved")
+    other.save_pretrained(moved / "vae" / "model")
     with pytest.raises(ValueError, match="has another encoder than"):
-        runs.run(configured(tmp_path, **SMALL, **walked, stages=["decoder"], seed=1))
+        runs.run(configured(moved, **SMALL, **walked, stages=["decoder"]))
+
+    runs.run(configured(tmp_path, **SMALL, stages=["vae"], seed=1, resume="never"))
+    assert not (tmp_path / "pipeline").exists()  # whose walks were between levels of the VAE before
+    with pytest.raises(ValueError, match=r"decoder\.walked needs a denoiser"):
+        runs.run(configured(tmp_path, **SMALL, **walked, stages=["decoder"], seed=1, resume="never"))
 
 
 def test_a_vae_without_a_diffusion_is_tuned_too_and_another_one_is_not_taken_for_it(tmp_path):

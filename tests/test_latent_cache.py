@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.training.diffusion_stage import encode_with_velocity
 from betadiffusion.training.images import load_images
 from betadiffusion.training.latent_cache import LatentCache, knot_levels, lagrange
+from betadiffusion.training.stored import stored
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +96,21 @@ def test_the_size_is_known_before_it_is_built(images, vae, tmp_path):
     assert cache.means.nbytes / 1e9 == pytest.approx(LatentCache.gigabytes(vae, len(images), 5))
     with pytest.raises(ValueError, match="at least 4 levels, not 3"):
         LatentCache.build(vae, images, 3, tmp_path / "few", quiet=True)
+
+
+def test_an_array_that_is_read_outlives_another_in_its_place(tmp_path):
+    def made(key, value):
+        return stored(tmp_path / "a.npy", {"key": key}, (4,), np.float32, lambda array: array.fill(value))
+
+    first = made(1, 1.0)
+    assert made(1, 5.0).tolist() == [1.0] * 4  # the same key: not made again
+    assert made(2, 2.0).tolist() == [2.0] * 4
+    assert first.tolist() == [1.0] * 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "key.json"]
+
+
+def test_an_array_that_the_disk_has_no_room_for_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
+    with pytest.raises(ValueError, match="GB for a cache"):
+        stored(tmp_path / "a.npy", {}, (1_000,), np.float32, lambda array: None)
+    assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from betadiffusion import BetaDiffusionPipeline
@@ -176,6 +177,51 @@ def test_a_flow_map_learns_from_another_run(tmp_path, whole):
     with pytest.raises(ValueError, match="a denoiser of the velocity teaches a flow map"):
         runs.run(wrong)
     assert not (tmp_path / "wrong").exists()  # nothing of the teacher's is left
+
+
+def test_stages_are_the_same_by_one_command_and_by_several(tmp_path):
+    few = {"vae_training__images": 64, "vae_training__validate_images": 64, "diffusion_training__images": 64,
+           "diffusion_training__validate_images": 64, "cache__levels": 0,
+           "decoder__adversarial": 0.5, "decoder__channels": 4, "decoder_training__images": 64}  # fmt: skip
+    few |= {"perceptual__adversarial": 0.5, "perceptual__channels": 4}
+    every = ["vae", "diffusion", "decoder"]
+    runs.run(configured(tmp_path / "one", **few, stages=every))
+    for stage in every:
+        runs.run(configured(tmp_path / "several", **few, stages=[stage]))
+    for stage in every:
+        assert same(final(tmp_path / "one", stage), final(tmp_path / "several", stage))
+
+
+def test_what_the_cache_gave_is_not_gone_on_with_without_it(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    with pytest.raises(ValueError, match="was made with cached = True, not False"):
+        runs.run(configured(tmp_path / "run", cache__tolerance=1e-9, stages=["diffusion"]))
+
+
+def test_a_slip_in_a_later_stage_shows_before_the_first(tmp_path):
+    for changes, said in (
+        ({"stages": ["vae", "decoder"], "decoder__lpips": 1.0, "decoder__lpips_weights": "nope"}, "nope is not a file"),
+        ({"stages": ["vae", "report"], "report__features": "classifier", "data__source": str(tmp_path / "pictures")},
+         "has no factors or labels"),
+    ):  # fmt: skip
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        for i in range(20):
+            Image.new("RGB", (16, 16), (i, i, i)).save(tmp_path / "pictures" / f"{i}.png")
+        with pytest.raises(ValueError, match=said):
+            runs.run(configured(tmp_path / "run", **changes))
+        assert not (tmp_path / "run").exists()
+
+
+def test_images_that_a_teacher_was_trained_on_are_not_held_out(whole, tmp_path):
+    taught = {"stages": ["diffusion"], "diffusion__prediction": "flow_map", "diffusion__teacher": str(whole)}
+    with pytest.raises(ValueError, match=r"take for held out: give --seed 0 --data\.held_out 50 --data\.limit 300"):
+        runs.run(configured(tmp_path / "map", **taught, seed=1))
+    fewer = configured(tmp_path / "map", seed=0, data__limit=200)
+    source = range(480_000)
+    with pytest.raises(ValueError, match="was trained on 100 images"):
+        runs.check_trained_within(whole, fewer, source)
+    runs.check_trained_within(whole, configured(tmp_path / "map", data__limit=400), source)
+    runs.check_trained_within(whole, configured(tmp_path / "map", seed=1, data__source="dsprites"), source)
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):

@@ -13,10 +13,10 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import is_compiled_module
 from torch import nn
 
-from betadiffusion.training import checkpoint, runs
+from betadiffusion.training import checkpoint
+from betadiffusion.training.accelerator import make_accelerator
 from betadiffusion.training.config import OptimisationConfig, RunConfig
 from betadiffusion.training.errors import Interrupted, TrainingError
-from betadiffusion.training.runs import make_accelerator
 from betadiffusion.training.trainer import (
     Trainer,
     batch_indices,
@@ -109,7 +109,9 @@ def test_compile_is_inductor(fresh_accelerate):
 @pytest.mark.parametrize(("has", "speed", "faster"), [(True, 2.0, "bf16"), (True, 0.6, "fp32"), (False, 2.0, "fp32")])
 def test_auto_is_bf16_where_it_is_faster(has, speed, faster, fresh_accelerate, monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has)
-    monkeypatch.setattr(runs, "matmul_seconds", {torch.float32: 1.0, torch.bfloat16: 1 / speed}.get)
+    monkeypatch.setattr(
+        "betadiffusion.training.accelerator.matmul_seconds", {torch.float32: 1.0, torch.bfloat16: 1 / speed}.get
+    )
     assert precision_of(make_accelerator(RunConfig(cpu=True))) == faster
 
 
@@ -164,6 +166,57 @@ def test_a_signal_writes_a_checkpoint_first(tmp_path, whole, number):
     resumed = trainer(tmp_path)
     fit(resumed)
     assert torch.equal(weights(resumed.ema), weights(whole.ema))
+
+
+def test_a_signal_while_the_processes_agree_is_for_the_next_step(tmp_path, monkeypatch):
+    cut = trainer(tmp_path)
+    gather, calls = cut.accelerator.gather, []
+
+    def interrupted(values):
+        found = gather(values)
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    monkeypatch.setattr(cut.accelerator, "gather", interrupted)
+    with pytest.raises(Interrupted, match="after 160 images"):
+        fit(cut)
+
+
+def test_a_signal_in_the_last_validation_stops_what_comes_after(tmp_path, whole):
+    class Last(Regression):
+        def validate(self, model, images, folder):
+            if images == CONFIG.images:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().validate(model, images, folder)
+
+    with pytest.raises(Interrupted, match="after 640 images; the same command goes on"):
+        fit(trainer(tmp_path, Last()))
+    done = trainer(tmp_path)
+    fit(done)
+    assert torch.equal(weights(done.ema), weights(whole.ema))
+
+
+def test_a_training_begun_anew_is_not_gone_on_with_from_before(tmp_path):
+    fit(trainer(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer(tmp_path, Regression(stop_at(64))), resume="never")
+    assert checkpoint.newest(tmp_path / "checkpoints") is None
+    stopped = trainer(tmp_path, Regression(lambda seen: seen == 96 and os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(Interrupted, match="the same with --resume auto goes on"):
+        fit(stopped, resume="never")
+
+
+def test_the_average_forgets_its_start_in_a_tenth_of_the_images(tmp_path):
+    made = trainer(tmp_path)
+    before = weights(made.ema)
+    made.images = 64
+    with torch.no_grad():
+        for weight in made.plain.parameters():
+            weight += 1
+    made._average(64)
+    assert torch.allclose(weights(made.ema) - before, torch.tensor(1 - 0.5**10), atol=1e-6)
 
 
 def test_accumulated_parts_equal_the_large_batch(tmp_path, whole):

@@ -6,17 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
 from betadiffusion.baselines.base import Baseline
 from betadiffusion.baselines.presets import BACKBONE, PRESETS, baseline_arguments
 from betadiffusion.baselines.stage import BaselineStage
 from betadiffusion.data import Subset
 from betadiffusion.models.presets import vae_preset
+from betadiffusion.training.accelerator import make_accelerator
 from betadiffusion.training.conditions import make_conditions
 from betadiffusion.training.config import RunConfig, chosen
 from betadiffusion.training.files import write_folder
 from betadiffusion.training.models import description, image_size, load_trained, settings
-from betadiffusion.training.runs import check_same_run, fit, load_split, make_accelerator
+from betadiffusion.training.runs import alone, check_same_run, check_trained_within, fit, load_split
 
 TRAINING = {"baseline": "vae_training", "prior": "diffusion_training"}  # a stage's section of the configuration
 
@@ -26,14 +28,23 @@ def run(config: RunConfig) -> Path:
 
     Raises DataError or ValueError for data and settings that cannot be used, TrainingError and Interrupted as Trainer.
     """
-    out = Path(config.out)
     check_same_run(config)
     accelerator = make_accelerator(config)
+    with alone(Path(config.out), accelerator):
+        _run(config, accelerator)
+    accelerator.end_training()
+    return Path(config.out)
+
+
+def _run(config: RunConfig, accelerator: Accelerator) -> None:
+    out = Path(config.out)
     with accelerator.main_process_first():
         train, held_out = load_split(config.data, image_size(config), config.seed)
     torch.manual_seed(config.seed)  # initial weights
     labels, classes = labels_of(config, train, held_out) if PRESETS[config.model].by_class else (None, ())
     model = build_baseline(config, train.image_shape, classes)
+    if config.baseline.base:
+        check_trained_within(Path(config.baseline.base), config, train.base)
     for name in config.stages:
         if name != "baseline":
             model = load_baseline(out)
@@ -43,8 +54,6 @@ def run(config: RunConfig) -> Path:
         if accelerator.is_main_process:
             write_folder(out / "baseline" / "model", model.save_pretrained)
         accelerator.wait_for_everyone()
-    accelerator.end_training()
-    return out
 
 
 def labels_of(

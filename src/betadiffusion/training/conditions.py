@@ -87,6 +87,9 @@ def make_conditions(
     return [Conditions(spec, config.dropout, part) for part in values]
 
 
+NO_LABELS = "choose another condition.kind; where each class has a folder, the data are imagenet:PATH"
+
+
 def _labels(config: ConditionConfig, parts: Sequence[Subset]) -> tuple[Sequence[str], list[np.ndarray]]:
     """Names of the classes, and the class of each image of each part."""
     images, wanted = parts[0], config.classes
@@ -99,7 +102,7 @@ def _labels(config: ConditionConfig, parts: Sequence[Subset]) -> tuple[Sequence[
         wanted = next(iter(groupings))
     if wanted not in groupings:
         known = [name for name in groupings if name is not None]
-        hint = f"set condition.classes to one of {', '.join(known)}" if known else "choose another condition.kind"
+        hint = f"set condition.classes to one of {', '.join(known)}" if known else NO_LABELS
         raise DataError(f"{images.name} has no {'labels' if wanted is None else f'classes called {wanted!r}'}: {hint}.")
     values = [_classes(part, wanted) for part in parts]
     if min(int(part.min()) for part in values) < 0:

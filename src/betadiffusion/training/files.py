@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -28,14 +29,22 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 @contextmanager
 def sole(folder: Path) -> Iterator[None]:
-    """Held by one process at a time, until it ends in whatever way; ValueError where another one has the folder."""
+    """Held by one process at a time, until it ends in whatever way; ValueError where another one has the folder.
+
+    A folder that was not there and that nothing has been written to is gone again.
+    """
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(f"{folder} is in use: another process trains there; wait, or use another --out") from error
-        yield
+        try:
+            yield
+        finally:
+            if new and [path.name for path in folder.iterdir()] == [".lock"]:
+                shutil.rmtree(folder)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -65,3 +74,14 @@ def write_folder(path: Path, fill: Callable[[Path], Any]) -> None:
     if path.exists():
         shutil.rmtree(path)
     partial.rename(path)
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as dictionaries, lists and strings, as JSON would give them back."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -73,8 +73,9 @@ def load_trained(kind: type[Any], folder: Path) -> Any:
     """A diffusers model or pipeline from safetensors and JSON in a folder; ValueError where they cannot be read."""
     try:
         return kind.from_pretrained(folder, use_safetensors=True)
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder} cannot be read ({str(error).strip().splitlines()[0]})") from error
+    except (OSError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0].partition(". If you want to")[0]  # advice of diffusers'
+        raise ValueError(f"{folder} cannot be read, since it is damaged or of another version ({reason})") from error
 
 
 def description(folder: Path) -> dict[str, Any]:

@@ -4,35 +4,32 @@ out/config.yaml   out/vae/   out/diffusion/   out/joint/   out/decoder/   out/pi
 """
 
 import argparse
-import dataclasses
-import netrc
-import os
-import socket
+import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import jsonargparse
 import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
-from torch.utils.benchmark import Timer
 
-from betadiffusion.data import DataError, Subset, load, split
+from betadiffusion.data import DataError, FactorSet, ImageSet, Subset, load, split
 from betadiffusion.data.sources import place
+from betadiffusion.metrics.weights import weights_file
 from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.pipelines.walk_levels import fit_clock
+from betadiffusion.training.accelerator import make_accelerator
 from betadiffusion.training.conditions import Conditions, make_conditions
 from betadiffusion.training.config import DataConfig, OptimisationConfig, RunConfig, autoencoder, chosen
 from betadiffusion.training.decoder_stage import DecoderStage, encoder_fingerprint
 from betadiffusion.training.diffusion_stage import DiffusionStage
 from betadiffusion.training.distillation_stage import DistillationStage
 from betadiffusion.training.feature_cache import FeatureCache
-from betadiffusion.training.files import read_settings, sole, write_folder, write_text
+from betadiffusion.training.files import plain, read_settings, sole, write_folder, write_text
 from betadiffusion.training.joint_stage import JointStage
 from betadiffusion.training.latent_cache import LatentCache
 from betadiffusion.training.models import (
@@ -41,6 +38,7 @@ from betadiffusion.training.models import (
     build_vae,
     image_size,
     load_pipeline,
+    load_trained,
     load_vae,
     settings,
 )
@@ -57,14 +55,32 @@ def run(config: RunConfig) -> Path:
 
     Raises DataError or ValueError for data and settings that cannot be used, TrainingError and Interrupted as Trainer.
     """
-    out = Path(config.out)
     check_same_run(config)
     accelerator = make_accelerator(config)
+    with alone(Path(config.out), accelerator):
+        _run(config, accelerator)
+    accelerator.end_training()
+    return Path(config.out)
+
+
+def alone(out: Path, accelerator: Accelerator) -> AbstractContextManager[None]:
+    """Keeps other trainings out of a run's folder; ValueError where there is one."""
+    return sole(out) if accelerator.is_main_process else nullcontext()
+
+
+def _run(config: RunConfig, accelerator: Accelerator) -> None:
+    out = Path(config.out)
     with accelerator.main_process_first():
         train, held_out = load_split(config.data, image_size(config), config.seed)
-    conditions = make_run_conditions(config, (train, held_out), accelerator)  # first of all, so that a slip shows now
+    if "decoder" in config.stages and config.decoder.lpips:
+        weights_file(config.decoder.lpips_weights)  # a slip shows before hours of training, as do those that follow
+    judged = "report" in config.stages and config.report.features == "classifier"
+    if judged and train.labels is None and not isinstance(train, FactorSet):
+        raise DataError(f"{train.name} has no factors or labels: report.features cannot be 'classifier'.")
+    conditions = make_run_conditions(config, (train, held_out), accelerator)
     torch.manual_seed(config.seed)  # initial weights
     vae = build_vae(config, train.image_shape)
+    drawn = torch.get_rng_state()  # of what comes after, whichever stages a command has
     if "vae" in config.stages:
         features = make_feature_cache(config, vae.to(accelerator.device), train, accelerator)
         options = (config.levels, config.perceptual, features, config.path, config.pretext, config.vae_training.images)
@@ -77,13 +93,16 @@ def run(config: RunConfig) -> Path:
         trained = fit(stage, config.vae_training, config, accelerator, identity)
         if accelerator.is_main_process:
             stage.calibrate(trained)
+            _remove_other_pipeline(out, trained)
             write_folder(out / "vae" / "model", trained.save_pretrained)
     if "diffusion" in config.stages:
         accelerator.wait_for_everyone()  # until the main process has written the VAE
         teacher = None
         if config.diffusion.teacher:
+            check_trained_within(Path(config.diffusion.teacher), config, train.base)
             teacher = load_pipeline(Path(config.diffusion.teacher))
         vae = trained_vae(config, train.image_shape, teacher)
+        torch.set_rng_state(drawn)
         denoiser = build_denoiser(config, vae, conditions[0].spec if conditions else None)
         identity = {
             "vae": settings(vae), "encoder": encoder_fingerprint(vae), "denoiser": settings(denoiser),
@@ -91,6 +110,7 @@ def run(config: RunConfig) -> Path:
         }  # fmt: skip
         if teacher is None:
             cache = make_cache(config, vae.to(accelerator.device), train, accelerator)
+            identity["cached"] = cache is not None
             stage = DiffusionStage(
                 denoiser, vae, train, held_out, cache, accelerator.device, config.diffusion, conditions,
                 images=config.diffusion_training.images,
@@ -112,10 +132,9 @@ def run(config: RunConfig) -> Path:
         _train_jointly(config, vae, train, held_out, accelerator)
     if "decoder" in config.stages:
         accelerator.wait_for_everyone()
+        torch.set_rng_state(drawn)
         _tune_decoder(config, train, held_out, accelerator)
     accelerator.wait_for_everyone()
-    accelerator.end_training()
-    return out
 
 
 def check_same_run(config: RunConfig) -> None:
@@ -136,6 +155,23 @@ def check_same_run(config: RunConfig) -> None:
         before["data"]["source"], after["data"]["source"] = kept.data.source, config.data.source
     if difference := first_difference(before, after):
         raise ValueError(f"{out} holds a run with {difference}: use the same, another --out, or --resume never")
+
+
+def check_trained_within(other: Path, config: RunConfig, source: ImageSet) -> None:
+    """ValueError where a run that this one builds on was trained on images of `source` that this one does not train on.
+
+    They would count as held out.
+    """
+    kept = load_config(other)
+    if place(kept.data.source) != place(config.data.source):
+        return
+    theirs, ours = (split_indices(len(source), each.data, each.seed)[0] for each in (kept, config))
+    if count := len(np.setdiff1d(theirs, ours)):
+        limit = "" if kept.data.limit is None else f" --data.limit {kept.data.limit}"
+        raise ValueError(
+            f"{other} was trained on {count} images that this run would take for held out: give "
+            f"--seed {kept.seed} --data.held_out {kept.data.held_out}{limit}, as there"
+        )
 
 
 def trained_vae(
@@ -189,6 +225,13 @@ def _train_jointly(
         save_pipeline(out, trained.vae, trained.denoiser)
 
 
+def _remove_other_pipeline(out: Path, vae: Autoencoder) -> None:
+    """Removes a pipeline of an earlier VAE: commands would go on with that one."""
+    if (out / "pipeline").is_dir() and encoder_fingerprint(load_pipeline(out).vae) != encoder_fingerprint(vae):
+        shutil.rmtree(out / "pipeline")
+        print(f"{out}/pipeline was of the VAE before this one, and is gone: stage 'diffusion' makes another")
+
+
 def save_pipeline(out: Path, vae: Autoencoder, denoiser: NonlinearDenoiser) -> None:
     """Writes what has been trained as a pipeline, its clock "fitted" measured."""
     fit_clock(denoiser)
@@ -199,7 +242,12 @@ def _tune_decoder(config: RunConfig, train: Subset, held_out: Subset, accelerato
     """Stage "decoder": the VAE of the run, and its pipeline where there is one, get the new decoder."""
     out, pipeline = Path(config.out), None
     vae = trained_vae(config, train.image_shape)
-    encoder = encoder_fingerprint(vae)
+    encoder, untuned = encoder_fingerprint(vae), out / "decoder" / "untuned"
+    if untuned.is_dir() and encoder_fingerprint(before := load_trained(type(vae), untuned)) == encoder:
+        vae = before  # an earlier tuning, which is gone on with or begun anew, has put its own in the other's place
+    elif accelerator.is_main_process:
+        write_folder(untuned, vae.save_pretrained)
+    accelerator.wait_for_everyone()
     if (out / "pipeline").is_dir():
         pipeline = load_pipeline(out)
         if encoder_fingerprint(pipeline.vae) != encoder:
@@ -298,68 +346,14 @@ def make_run_conditions(
         return make_conditions(config.condition, parts, folder, accelerator.device, quiet)
 
 
-def make_accelerator(config: RunConfig) -> Accelerator:
-    """Device, processes, precision and trackers of a run."""
-    precision = config.precision
-    if precision == "auto":
-        precision = "bf16" if is_faster_in_bf16(config.cpu) else "fp32"
-    accelerator = Accelerator(
-        cpu=config.cpu, mixed_precision="no" if precision == "fp32" else precision,
-        log_with=list(dict.fromkeys(config.trackers)) or None, project_dir=config.out,
-        dynamo_backend="inductor" if config.compile else None,
-    )  # fmt: skip
-    if config.trackers:
-        Path(config.out).mkdir(parents=True, exist_ok=True)
-        options = {"wandb": {"dir": config.out, "mode": wandb_mode()}} if "wandb" in config.trackers else {}
-        project = os.environ.get("WANDB_PROJECT", "betadiffusion")  # entity and name wandb reads by itself
-        accelerator.init_trackers(project, config=_flat(_plain(config)), init_kwargs=options)
-    return accelerator
-
-
-def wandb_mode() -> str:
-    """WANDB_MODE where it is set; else "online" with a key and a network to use it on, "offline" without.
-
-    What is logged offline lies in the run's folder, for `wandb sync`.
-    """
-    if mode := os.environ.get("WANDB_MODE"):
-        return mode
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        known = os.environ.get("WANDB_API_KEY") or netrc.netrc().authenticators(host)
-        if known:
-            socket.create_connection((host, 443), timeout=5).close()
-    except (OSError, netrc.NetrcParseError):
-        return "offline"
-    return "online" if known else "offline"
-
-
-def is_faster_in_bf16(cpu: bool) -> bool:
-    """Whether the hardware that a run would use computes faster in bf16; of a CPU it is measured, in a second."""
-    if torch.cuda.is_available() and not cpu:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        return False
-    # Intel's without AMX have the instructions, at half the speed of float32; AMD's have them at twice the speed. The
-    # least of several times leaves out what else the machine does: a run that is resumed must decide alike.
-    seconds = [(matmul_seconds(torch.float32), matmul_seconds(torch.bfloat16)) for _ in range(5)]
-    float32, bf16 = map(min, zip(*seconds, strict=True))
-    return float32 > 1.2 * bf16  # casts cost the rest
-
-
-def matmul_seconds(dtype: torch.dtype) -> float:
-    """Median time of a product of two matrices of 512 x 512 on one CPU core."""
-    matrix = torch.ones(512, 512, dtype=dtype)
-    return Timer("matrix @ matrix", globals={"matrix": matrix}).blocked_autorange(min_run_time=0.02).median
-
-
 def fit(
     stage: Stage, training: OptimisationConfig, config: RunConfig, accelerator: Accelerator, models: dict[str, Any]
 ) -> Any:
     """Trains a stage in its folder of the run; `models` are the network settings a checkpoint must agree with."""
     same_result = {"accumulation", "checkpoint_images", "keep_checkpoints"}  # may change between resumes
-    optimisation = {k: v for k, v in _plain(training).items() if k not in same_result}
-    data = {k: v for k, v in _plain(config.data).items() if k != "source"} | {"images": stage.count}
-    identity = _plain({"training": optimisation, "data": data, "seed": config.seed} | models)
+    optimisation = {k: v for k, v in plain(training).items() if k not in same_result}
+    data = {k: v for k, v in plain(config.data).items() if k != "source"} | {"images": stage.count}
+    identity = plain({"training": optimisation, "data": data, "seed": config.seed} | models)
     identity["precision"] = precision_of(accelerator)
     folder = Path(config.out) / stage.name
     first_step = {
@@ -374,26 +368,7 @@ def fit(
     resume = config.resume
     if resume not in ("auto", "never") and Path(resume).parent.parent.name != stage.name:
         resume = "auto"  # the checkpoint named is the other stage's
-    with sole(Path(config.out)) if accelerator.is_main_process else nullcontext():
-        trainer.resume(resume)
-        if accelerator.is_main_process:  # only now: settings that do not go with a run must not replace its own
-            write_text(Path(config.out) / "config.yaml", yaml.safe_dump(_plain(config), sort_keys=False))
-        return trainer.fit()
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses, tuples and paths as dictionaries, lists and strings, as JSON would give them back."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
-
-
-def _flat(value: dict[str, Any], where: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{where}{key}.") if isinstance(item, dict) else {f"{where}{key}": str(item)}
-    return flat
+    trainer.resume(resume)
+    if accelerator.is_main_process:  # only now: settings that do not go with a run must not replace its own
+        write_text(Path(config.out) / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
+    return trainer.fit()

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import math
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,11 +29,20 @@ def stored(
     if not (key_file.exists() and key_file.read_text() == text):
         file.parent.mkdir(parents=True, exist_ok=True)
         key_file.unlink(missing_ok=True)
-        array = np.lib.format.open_memmap(file, "w+", dtype, shape)
+        partial = file.with_name(f".{file.name}.partial")
+        _check_room(file.parent, math.prod(shape) * np.dtype(dtype).itemsize)
+        array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
         fill(array)
         array.flush()
+        os.replace(partial, file)  # a map of the file that was there goes on to hold
         write_text(key_file, text)
     return np.load(file, mmap_mode="r")
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """ValueError where a folder's disk has not so many bytes free: a map of a file that does not fit kills."""
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise ValueError(f"{folder} needs {needed / 1e9:.2f} GB for a cache, of which {free / 1e9:.2f} GB are free")
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -8,6 +8,7 @@ is drawn by each process for each part, so that it is the same when resumed, and
 import copy
 import math
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -103,6 +104,7 @@ class Trainer:
         self.loss_sum, self.loss_steps = 0.0, 0  # since the last validation
         self.last_checkpoint: Path | None = None
         self.signal_number = 0
+        self.goes_on = "the same command"
 
     def fit(self) -> nn.Module:
         """Trains to `config.images` and returns the averaged model.
@@ -127,11 +129,11 @@ class Trainer:
                     self._validate()
                 if done or self.signal_number or self._passed(seen, self.config.checkpoint_images):
                     self._save()
-                if self.signal_number and not done:
+                if self.signal_number:
                     raise Interrupted(
                         self.signal_number,
                         f"stopped by {signal.Signals(self.signal_number).name} after {self.images} images; "
-                        f"the same command goes on from {self.last_checkpoint}",
+                        f"{self.goes_on} goes on from {self.last_checkpoint}",
                     )
         finally:
             bar.close()
@@ -178,7 +180,7 @@ class Trainer:
                 f"(step {self.images // config.batch_size}); "
                 f"the last good checkpoint is {self.last_checkpoint or 'none yet'}"
             )
-        self.signal_number = stop
+        self.signal_number = stop or self.signal_number  # one that came while the processes agreed is for the next step
         for optimizer in self.optimizers.values():
             optimizer.step()
             optimizer.zero_grad()
@@ -289,8 +291,14 @@ class Trainer:
         }
 
     def resume(self, resume: str = "auto") -> None:
-        """Goes on from a checkpoint: `resume` as in RunConfig. ValueError where it was made with other settings."""
+        """Goes on from a checkpoint: `resume` as in RunConfig. ValueError where it was made with other settings.
+
+        "never" deletes the checkpoints that there are: what is stopped before it has its own starts again.
+        """
         folder = self.folder / "checkpoints"
+        self.goes_on = "the same command" if resume == "auto" else "the same with --resume auto"
+        if resume == "never" and self.accelerator.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
         found = None if resume == "never" else checkpoints.newest(folder) if resume == "auto" else Path(resume)
         if found is None:
             return
