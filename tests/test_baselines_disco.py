@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 from baseline_cases import SHAPE, Mover, saved, small, trained
-from betadiffusion.baselines.disco import contrast
+from betadiffusion.baselines.disco import LEAST_SHIFT, contrast
 from betadiffusion.baselines.runs import load_baseline
 from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.training.files import write_folder
@@ -101,3 +101,19 @@ def test_bases_that_cannot_be(tmp_path):
         small("disco", base=saved(small("vae"), tmp_path / "vae"), base_level=0.3)
     with pytest.raises(ValueError, match=r"is for images \(3, 16, 16\), not \(1, 16, 16\)"):
         small("disco", base=saved(small("vae", (3, 16, 16)), tmp_path / "colour")).prepare("baseline", batch())
+
+
+def test_shifts_are_of_some_size_in_both_directions():
+    _, strength = small("disco").draw(1_000, torch.Generator().manual_seed(0))
+    assert float(strength.abs().min()) == LEAST_SHIFT
+    assert (strength > 0).float().mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_variation_of_one_dimension_costs_less_than_one_of_many():
+    model, x = small("disco"), batch(2)
+    codes = {"one": torch.tensor([3.0, 0, 0, 0]), "three": torch.tensor([0, 3.0, 3.0, 3.0])}
+    losses = {}
+    for name, moved in codes.items():
+        model.encode_mean = lambda images, moved=moved: torch.cat([torch.zeros(2, 4), moved.expand(2, 4)])
+        losses[name] = model(x, torch.tensor([0, 0]), torch.tensor([1.0, 1.0]))  # contrast is the same for both
+    assert (losses["one"] < losses["three"]).all()

@@ -1,5 +1,7 @@
 """DisDiff: fields of concepts on a frozen diffusion, and the loss that moves one concept alone."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,8 @@ from baseline_cases import SHAPE, saved, small, trained
 from betadiffusion.baselines.disdiff import KEPT, down, up
 from betadiffusion.baselines.linear_diffusion import clean, noised
 from betadiffusion.baselines.runs import load_baseline
+from betadiffusion.evaluation.encoders import random_encoder
+from betadiffusion.training.files import write_text
 from test_baselines import Images, batch
 
 DRAWS = torch.tensor([0, 300, 999]), torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -122,3 +126,14 @@ def test_each_concept_is_of_a_training_image_of_its_own(monkeypatch):
 def test_a_base_that_is_no_diffusion_of_pixels(tmp_path):
     with pytest.raises(ValueError, match="must be the run of a ddpm, not of a VAE"):
         small("disdiff", base=saved(small("vae"), tmp_path))
+
+
+def test_an_untrained_one_has_codes_that_vary_and_needs_no_base(tmp_path):
+    write_text(tmp_path / "run" / "config.yaml", "model: disdiff\n")
+    model = small("disdiff", base=saved(small("ddpm"), tmp_path / "base"))
+    saved(model, tmp_path / "run")
+    shutil.rmtree(tmp_path / "base")
+    found = random_encoder(tmp_path / "run", 0, torch.device("cpu")).model
+    assert (found.encode_mean(batch(20)).std(0) > 0).all()
+    other = random_encoder(tmp_path / "run", 1, torch.device("cpu")).model
+    assert not torch.equal(found.axis, other.axis)

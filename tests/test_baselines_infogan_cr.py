@@ -128,3 +128,10 @@ def test_the_code_is_read_back(tmp_path):
     rows = model.pictures(batch(5))
     assert len(rows) == 4
     assert all(len(row) == 5 for row in rows.values())
+
+
+def test_what_validates_has_the_gap_that_training_is_at(tmp_path):
+    model = small("infogan_cr", gap=1.9, gap_images=300, contrast_images=100)
+    averaged = trained(model, Images(), tmp_path, count=500)
+    assert float(averaged.gap_now) == 0
+    assert bool(averaged.contrasting)

@@ -108,6 +108,6 @@ def test_commands_of_a_model_with_levels(tmp_path, capsys):
     assert main(["evaluate", str(run), *options]) == 0
     capsys.readouterr()
     assert main(["reconstruct", str(run), "--betas", "100"]) == 2
-    assert "--beta must be from 0.01 to 10" in capsys.readouterr().err
+    assert "a beta must be from 0.01 to 10" in capsys.readouterr().err
     assert run_of("multi_rate_vae", tmp_path / "other", "--vae.preset", "celeba64", "--vae.channels", "[32,32]") == 2
     assert "choose another vae.preset" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -173,7 +174,7 @@ def test_what_is_measured_has_its_table_though_another_run_fails(tmp_path, capsy
     write_plan(rows(), (0,), Budget(images=200), OPTIONS, tmp_path)
     run_task(tmp_path, 0, progress=False)
     failing = [sys.executable, "-c", "raise SystemExit(1)"]
-    monkeypatch.setattr(compare, "_start", lambda out, number, jobs: subprocess.Popen(failing))
+    monkeypatch.setattr(compare, "_start", lambda out, number, jobs, place: subprocess.Popen(failing))
     assert main(["compare", "--out", str(tmp_path)]) == 1
     assert "ours seed 0" in capsys.readouterr().err
     assert "1 runs are not measured yet" in (tmp_path / "compare.html").read_text()
@@ -186,7 +187,7 @@ def test_gpus_are_dealt_out_in_turn(visible, dealt, tmp_path, monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(compare.torch.cuda, "device_count", lambda: len((visible or "0,1,2").split(",")))
     monkeypatch.setattr(compare.subprocess, "Popen", lambda command, env, **_: env["CUDA_VISIBLE_DEVICES"])
-    assert [compare._start(tmp_path, number, 2) for number in range(4)] == dealt.split()
+    assert [compare._start(tmp_path, number, 2, number) for number in range(4)] == dealt.split()
 
 
 @pytest.mark.parametrize("name", ["annealed_vae", "hierarchical_vae", "infogan_cr"])
@@ -247,5 +248,59 @@ def test_directions_are_found_on_the_frozen_model_of_their_row(tmp_path):
     found.config.baseline.directions = 4
     write_plan([base, found], (0,), Budget(images=200), OPTIONS | {"metrics": ["mig"]}, tmp_path)
     run_task(tmp_path, 0, progress=False)
-    names = [row["name"] for row in compare_table.write_tables(tmp_path)[0]["rows"]]
-    assert names == ["vae", "disco on vae"]
+    of_vae, of_disco = compare_table.write_tables(tmp_path)[0]["rows"]
+    assert (of_vae["name"], of_disco["name"]) == ("vae", "disco on vae")
+    assert (of_vae["images"]["mean"], of_disco["images"]["mean"]) == (200, 400)  # with its base's
+    assert of_disco["seconds"]["mean"] > of_vae["seconds"]["mean"]
+
+
+def test_what_begins_within_a_training_takes_its_share_of_the_budget(tmp_path):
+    made = config("multi_beta_vae", ["vae", "diffusion", "decoder"], images=1_000)
+    made.perceptual.start_images, made.levels.kl_warmup_images = 500, 250
+    made.decoder.start_images, made.decoder_training.images = 300, 400
+    given = compare.within(Budget(images=100), made, tmp_path)
+    assert (given.perceptual.start_images, given.levels.kl_warmup_images) == (50, 25)
+    assert (given.decoder.start_images, given.decoder_training.images) == (30, 40)
+    assert made.perceptual.start_images == 500  # the plan's own is left
+
+
+def test_speeds_are_of_a_training_whose_phases_are_as_long_in_proportion(monkeypatch):
+    seen = []
+    monkeypatch.setattr(compare, "train", lambda made: seen.append(made.baseline.contrast_images) or 1 / 0)
+    made = named("infogan_cr")
+    with pytest.raises(ZeroDivisionError):
+        compare.rates(made)
+    share = made.baseline.contrast_images / made.vae_training.images
+    assert seen == [round(share * compare.WARM_UP_IMAGES)]
+
+
+def test_scores_of_a_model_that_does_not_decode_are_not_lost_with_those_of_reconstructions(tmp_path):
+    gan = named("infogan_cr")
+    gan.data.limit, gan.data.held_out, gan.vae.channels = 300, 60, [8, 8]
+    gan.cpu, gan.precision = True, "fp32"
+    options = OPTIONS | {"metrics": ["ssim"], "chosen_metrics": ["mig"]}
+    write_plan([Row("gan", gan)], (0,), Budget(images=100), options, tmp_path)
+    run_task(tmp_path, 0, progress=False)
+    result = json.loads((tmp_path / "gan" / "seed-0" / "result.json").read_text())
+    assert result["codes"][""]["mig"] >= 0
+
+
+def test_names_cannot_break_a_latex_table():
+    text = compare_table.latex(("", "MIG"), [("R&D, 50 %", "0.1 ± 0.2"), ("a_b^c~{$\\#", "–")])
+    assert "R\\&D, 50 \\% & 0.1 $\\pm$ 0.2 \\\\" in text
+    assert "a\\_b\\textasciicircum{}c\\textasciitilde{}\\{\\$\\textbackslash{}\\# & -- \\\\" in text
+
+
+def test_tasks_that_run_beside_each_other_have_gpus_of_their_own(tmp_path, monkeypatch):
+    write_plan(rows(), (0, 1), Budget(images=200), OPTIONS, tmp_path)
+    for name, seed in (("ours", 0), ("ours", 1)):  # tasks 1 and 3: 0 and 2 are left
+        folder_of(tmp_path, name, seed).mkdir(parents=True)
+        (folder_of(tmp_path, name, seed) / "result.json").write_text("{}")
+    dealt = []
+    monkeypatch.setattr(compare.torch.cuda, "device_count", lambda: 2)
+    process = SimpleNamespace(poll=lambda: 0, returncode=0)
+    started = lambda command, env, **_: dealt.append(env["CUDA_VISIBLE_DEVICES"]) or process  # noqa: E731
+    monkeypatch.setattr(compare.subprocess, "Popen", started)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    compare.run_all(tmp_path, 2)
+    assert dealt == ["0", "1"]

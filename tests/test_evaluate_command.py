@@ -131,7 +131,10 @@ def test_two_runs_give_standard_errors(run, tmp_path):
     assert main(arguments) == 0
     numbers = json.loads((tmp_path / "evaluation.json").read_text())
     assert len(numbers["context"]["repetition_of"]) == 4
-    assert numbers["levels"][0]["mig"]["se"] > 0
+    assert numbers["levels"][0]["mig"]["se"] == 0  # the same training twice: other images do not count as another one
+    del arguments[2]
+    assert main(arguments) == 0
+    assert json.loads((tmp_path / "evaluation.json").read_text())["levels"][0]["mig"]["se"] > 0
 
 
 @pytest.mark.parametrize(

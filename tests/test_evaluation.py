@@ -180,10 +180,18 @@ def test_runs_of_another_model_are_no_repetitions(monkeypatch):
     runs = {
         "a": RunConfig(), "b": RunConfig(seed=1, out="b"), "c": RunConfig(model="vae"),
         "d": with_keys(RunConfig(), {"levels.free_nats": 1.0}),
+        "e": with_keys(RunConfig(), {"data.source": "fashion-mnist"}),
+        "f": with_keys(RunConfig(), {"vae_training.images": 100}),
     }  # fmt: skip
+    based = RunConfig(model="disco")
+    runs["on a"] = with_keys(based, {"baseline.base": "runs/a"})
+    runs["on b"] = with_keys(based, {"baseline.base": "runs/b", "vae_training.checkpoint_images": 7})
     monkeypatch.setattr(module, "load_config", lambda run: runs[run])
     check_alike(("a", "b"))
-    for other, key in (("c", "model"), ("d", "levels.free_nats")):
+    check_alike(("on a", "on b"))
+    for other, key in (
+        ("c", "model"), ("d", "levels.free_nats"), ("e", "data.source"), ("f", "vae_training.images"),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=f"{other} is no repetition of a, which has {key}"):
             check_alike(("a", "b", other))
 
@@ -206,6 +214,16 @@ def test_standard_errors_are_over_repetitions():
     assert summary["information"]["mean"] == pytest.approx([7 / 3, 0])
     assert summary["latents"] == [1, 2]
     assert summarise([{"mig": 1.0}])["mig"] == {"mean": 1.0, "se": None}
+
+
+def test_a_training_counts_once_among_several_however_often_it_is_measured():
+    rows = [{"mig": v, "auroc": [v, -v]} for v in (0.0, 2.0, 2.0, 4.0, 5.0, 7.0)]
+    summary = summarise(rows, [0, 0, 1, 1, 2, 2])
+    alone = summarise({"mig": v, "auroc": [v, -v]} for v in (1.0, 3.0, 6.0))
+    for name in ("mig", "auroc"):
+        assert summary[name]["mean"] == pytest.approx(alone[name]["mean"])
+        assert summary[name]["se"] == pytest.approx(alone[name]["se"])
+    assert summarise(rows, [0] * 6) == summarise(rows)
 
 
 def test_pixels_are_the_picture_averaged_to_about_as_many_values_as_the_code():

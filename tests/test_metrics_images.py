@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from betadiffusion.metrics.images import distortion, psnr, ssim
+from betadiffusion.metrics.images import decibels, distortion, psnr, ssim
 
 
 def pair(n=2, c=3, h=16, w=20):
@@ -86,3 +86,9 @@ def test_floats_out_of_range_and_images_below_the_window_are_refused():
         psnr(ZERO, ZERO + 255)
     with pytest.raises(ValueError, match="at least 11 x 11 pixels, not 10 x 12"):
         ssim(ZERO[:, :, :10], ZERO[:, :, :10])
+
+
+def test_decibels_of_an_error_are_those_of_the_images():
+    a, b = (np.random.default_rng(seed).uniform(-1, 1, (1, 3, 8, 8)) for seed in (0, 1))
+    assert decibels(float(np.square(a - b).mean())) == pytest.approx(float(psnr(a, b)[0]))
+    assert decibels(0.0) == float("inf")

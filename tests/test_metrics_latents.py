@@ -41,6 +41,8 @@ def test_aggregated_kl_of_a_standard_normal_and_of_a_dead_channel():
     assert aggregated_kl(m, 0.6) == pytest.approx([0], abs=1e-12)  # 0.64 + 0.36 = 1
     assert aggregated_kl(np.full((9, 1), 2.0), 0.5) == pytest.approx([0.5 * (4 + 0.25 - 1 - np.log(0.25))])
     np.testing.assert_allclose(aggregated_kl(means(), np.full(500, 0.3)), aggregated_kl(means(), 0.3), rtol=1e-12)
+    # the law of total variance: of scales 0.5 and 1.5 it is 1.25
+    assert aggregated_kl(np.zeros((2, 1)), np.array([0.5, 1.5])) == pytest.approx([0.5 * (0.25 - np.log(1.25))])
 
 
 @pytest.mark.parametrize("sigma", [1.0, 0.3, 0.06])

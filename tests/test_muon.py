@@ -106,3 +106,14 @@ def test_filters_are_of_convolutions_and_not_thin() -> None:
         "norm": nn.GroupNorm(2, 8), "pixels": nn.Conv2d(16, 3, 3),
     })  # fmt: skip
     assert filters(model) == {model["conv"].weight, model["up"].weight}
+
+
+def test_momentum_looks_ahead_as_nesterovs() -> None:
+    weight, gradients = nn.Parameter(torch.zeros(10, 30)), [random_matrix(10, 30, seed=seed) for seed in (0, 1)]
+    optimizer = Muon([group(weight)])
+    for gradient in gradients:
+        before, weight.grad = weight.detach().clone(), gradient
+        optimizer.step()
+    momentum = torch.zeros(10, 30).lerp(gradients[0], 0.05).lerp(gradients[1], 0.05)
+    expected = orthogonalised(gradients[1].lerp(momentum, 0.95))
+    torch.testing.assert_close(before - weight, 0.1 * 0.2 * 30**0.5 * expected, rtol=1e-4, atol=1e-6)

@@ -3,7 +3,6 @@
 All of it is asked of `BetaDiffusionPipeline`, seeded as in the commands.
 """
 
-import math
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from betadiffusion.app import html
 from betadiffusion.app.runs import Run
 from betadiffusion.app.stream import Result, walk_in_steps
 from betadiffusion.gaussian import standard_normal_kl
-from betadiffusion.metrics.images import distortion
+from betadiffusion.metrics.images import decibels, distortion
 from betadiffusion.pipelines.directions import find
 from betadiffusion.pipelines.interpolation import numbers
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
@@ -203,4 +202,4 @@ def _strip(images: Tensor, caption: str, download: str = "") -> str:
 
 def _error(error: float) -> str:
     """A squared error per value in words, and in dB below the greatest."""
-    return f"error {error:.4f} ({10 * math.log10(4 / error):.1f} dB)" if error else "no error"
+    return f"error {error:.4f} ({decibels(error):.1f} dB)" if error else "no error"

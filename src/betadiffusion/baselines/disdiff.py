@@ -7,7 +7,7 @@ from diffusers import UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from betadiffusion.baselines.ddpm import DDPM
 from betadiffusion.baselines.frozen import OnFrozen
@@ -66,7 +66,8 @@ class DisDiff(OnFrozen):
         self.told = nn.Conv1d(concepts * concept_width, concepts * unet.condition_width, 1, groups=concepts)
         self.register_buffer("kept", torch.zeros(KEPT, concepts, concept_width))
         self.register_buffer("centre", torch.zeros(concepts, concept_width))
-        self.register_buffer("axis", torch.zeros(concepts, concept_width))
+        # any direction, until there are codes to find the first component of
+        self.register_buffer("axis", normalize(torch.randn(concepts, concept_width), dim=1))
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

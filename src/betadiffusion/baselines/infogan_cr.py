@@ -44,11 +44,13 @@ class InfoGANCR(Baseline):
         self.encoder, self.decoder = make_backbone(**backbone | sizes, embedding_dim=1)
         two = {"in_channels": 2 * backbone["in_channels"]}
         self.comparer, _ = make_backbone(**backbone | two, embedding_dim=1)
+        for name in ("contrasting", "gap_now"):  # buffers, which the averaged model that validates takes over
+            self.register_buffer(name, torch.zeros(()), persistent=False)
         self.begin(0)
 
     def begin(self, images: int) -> None:
-        self.contrasting = images >= self.config.contrast_images
-        self.gap = self.config.gap if images < self.config.gap_images else 0.0
+        self.contrasting.fill_(images >= self.config.contrast_images)
+        self.gap_now.fill_(self.config.gap if images < self.config.gap_images else 0.0)
 
     def made(self, drawn: Tensor) -> Tensor:
         """Images (B,C,H,W) of codes and noise, (B, codes + noise, h, w)."""
@@ -71,7 +73,7 @@ class InfoGANCR(Baseline):
         codes, height, width = self.latent_shape
         shape = codes + self.config.noise, height, width
         drawn = 2 * torch.rand(batch, 3, *shape, generator=generator) - 1
-        first, second = apart(drawn[:, 1], drawn[:, 2], self.gap)
+        first, second = apart(drawn[:, 1], drawn[:, 2], float(self.gap_now))
         same = torch.randint(codes * height * width, (batch,), generator=generator)
         there = nn.functional.one_hot(same, codes * height * width).bool().view(batch, codes, height, width)
         first[:, codes:], second[:, codes:] = drawn[:, 1, codes:], drawn[:, 2, codes:]

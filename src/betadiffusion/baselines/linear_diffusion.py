@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
+from tqdm import tqdm
 
 from betadiffusion.gaussian import Generators, expand_as, randn, sum_over_sample
 from betadiffusion.nn.condition import Embedded
@@ -21,6 +22,7 @@ Prediction = Literal["epsilon", "v_prediction"]
 TIMES = 1000  # steps of the noising; Ho et al.'s linear schedule of its variances, 1e-4 to 0.02, is diffusers' default
 LEAST_FIRST = 750  # of the times: where sampling must begin at least; there sqrt(a_t) = 0.06 of an image is left
 SAMPLE_STEPS = 20  # of DDIM, where nothing else is asked for
+QUIETLY: dict[str, Any] = {"leave": False, "disable": None, "delay": 1.0}  # a bar for those who look on and wait
 
 
 def make_unet(
@@ -88,7 +90,7 @@ def denoise(
         raise ValueError(f"eta must be from 0 to 1 here, not {eta:g}")
     scheduler = DDIMScheduler(TIMES, clip_sample=clip)
     scheduler.set_timesteps(checked_steps(steps), device=z.device)
-    for time in scheduler.timesteps:
+    for time in tqdm(scheduler.timesteps, desc="DDIM", unit=" steps", **QUIETLY):
         noise = _noise(network, z, time, scheduler, condition, prediction)
         fresh = randn(z.shape, z, generator) if eta > 0 else None
         z = scheduler.step(noise, time, z, eta, variance_noise=fresh, return_dict=False)[0]
@@ -101,7 +103,7 @@ def to_noise(
     """The noise from which `denoise` makes z, with as many steps: the more, the more exactly (Song et al. 2021)."""
     scheduler = DDIMInverseScheduler(TIMES, clip_sample=False)
     scheduler.set_timesteps(checked_steps(steps), device=z.device)
-    for time in scheduler.timesteps:
+    for time in tqdm(scheduler.timesteps, desc="DDIM", unit=" steps", **QUIETLY):
         noise = _noise(network, z, time, scheduler, condition, prediction)
         z = scheduler.step(noise, time, z, return_dict=False)[0]
     return z

@@ -4,6 +4,7 @@ OUT/plan.json        what is compared: a run for each model and seed; runs that 
 OUT/NAME/seed-S/     a run, with result.json once it is measured
 """
 
+import copy
 import dataclasses
 import json
 import os
@@ -34,7 +35,7 @@ from betadiffusion.training.config import OptimisationConfig, RunConfig
 from betadiffusion.training.errors import Interrupted, TrainingError
 from betadiffusion.training.files import write_json, write_text
 from betadiffusion.training.models import image_size
-from betadiffusion.training.runs import as_config
+from betadiffusion.training.runs import as_config, load_config
 from betadiffusion.training.runs import run as run_ours
 from betadiffusion.training.trainer import first_difference
 
@@ -119,12 +120,15 @@ def run_task(out: Path, number: int, progress: bool = True) -> None:
     every = tasks(plan)
     if not 0 <= number < len(every):
         raise ValueError(f"--task must be from 0 to {len(every) - 1}, not {number}")
-    for run in every[number]:
+    trained = []
+    for run in every[number]:  # all before any is measured: the peak of memory is that of the process
         folder = folder_of(out, run["name"], run["seed"])
         if not (folder / "result.json").is_file():
             config = within(Budget(**plan["budget"]), as_config(run["config"]), folder)
             train(config)
-            write_json(folder / "result.json", measure(folder, config, plan["options"], progress))
+            trained.append((folder, config))
+    for folder, config in trained:
+        write_json(folder / "result.json", measure(folder, config, plan["options"], progress))
 
 
 def train(config: RunConfig) -> Path:
@@ -145,21 +149,26 @@ def within(budget: Budget, config: RunConfig, folder: Path) -> RunConfig:
             seconds = 60 * budget.minutes / len(config.stages)
             write_json(file, {stage: max(1, round(rate * seconds)) for stage, rate in rates(config).items()})
         images = json.loads(file.read_text())
-    if images:
-        anneal(config, images[config.stages[0]] / getattr(config, TRAINED_BY[config.stages[0]]).images)
+    return shortened(config, images)
+
+
+def shortened(config: RunConfig, images: dict[str, int]) -> RunConfig:
+    """The configuration with so many images in a stage, and as large a share of them before what begins or ends."""
+    config = copy.deepcopy(config)
     for stage, count in images.items():
-        section = TRAINED_BY[stage]
-        setattr(config, section, with_images(getattr(config, section), count))
+        training = getattr(config, TRAINED_BY[stage])
+        share = count / training.images
+        if stage == "decoder":
+            config.decoder.start_images = round(share * config.decoder.start_images)
+        elif stage == config.stages[0]:
+            config.levels.kl_warmup_images = round(share * config.levels.kl_warmup_images)
+            config.perceptual.start_images = round(share * config.perceptual.start_images)
+            known = baseline_arguments(config.model, config.baseline) if is_baseline(config.model) else {}
+            for key, value in known.items():
+                if key.endswith("_images") and value:
+                    setattr(config.baseline, key, max(1, round(share * value)))
+        setattr(config, TRAINED_BY[stage], with_images(training, count))
     return config
-
-
-def anneal(config: RunConfig, share: float) -> None:
-    """Brings what is annealed over so many images to a training of `share` as many."""
-    config.levels.kl_warmup_images = round(share * config.levels.kl_warmup_images)
-    known = baseline_arguments(config.model, config.baseline) if is_baseline(config.model) else {}
-    for key, images in known.items():
-        if key.endswith("_images") and images:
-            setattr(config.baseline, key, max(1, round(share * images)))
 
 
 def with_images(training: OptimisationConfig, images: int) -> OptimisationConfig:
@@ -177,10 +186,10 @@ def rates(config: RunConfig) -> dict[str, float]:
     data = dataclasses.replace(config.data, limit=min(few, config.data.limit or few))
     with tempfile.TemporaryDirectory() as scratch:
         for images in (WARM_UP_IMAGES, CALIBRATION_IMAGES):
-            short = dataclasses.replace(config, data=data, out=f"{scratch}/{images}", resume="never")
+            short = shortened(config, dict.fromkeys(config.stages, images))
+            short = dataclasses.replace(short, data=data, out=f"{scratch}/{images}", resume="never")
             for stage in config.stages:
-                training = with_images(getattr(config, TRAINED_BY[stage]), images)
-                setattr(short, TRAINED_BY[stage], dataclasses.replace(training, validate_images=images))
+                getattr(short, TRAINED_BY[stage]).validate_images = images
             train(short)
         summaries = {stage: Path(short.out) / stage / "summary.json" for stage in config.stages}
         return {stage: json.loads(file.read_text())["images_per_second"] for stage, file in summaries.items()}
@@ -195,6 +204,8 @@ def measure(folder: Path, config: RunConfig, options: Numbers, progress: bool) -
     ours = not is_baseline(config.model)
     decodes = ours or hasattr(class_of(config.model), "decode")
     of_codes = tuple(name for name in chosen.metrics if decodes or name not in PICTURES)
+    if chosen.metrics and not of_codes:  # none would mean all the usual ones
+        of_codes = chosen.chosen_metrics
     if (of_codes or not chosen.metrics) and (ours or hasattr(class_of(config.model), "encode_mean")):
         codes = dataclasses.replace(chosen, metrics=of_codes)
         found = evaluate(codes, folder / "evaluation" / "cells", progress, samples=False)
@@ -221,9 +232,12 @@ def measure(folder: Path, config: RunConfig, options: Numbers, progress: bool) -
 
 
 def cost(folder: Path, config: RunConfig) -> Numbers:
-    """Images and seconds of training, parameters, and the most memory in GB, over the stages of a run."""
+    """Images and seconds of training, parameters, and the most memory in GB, over a run's stages and its base's."""
     stages = [json.loads((folder / stage / "summary.json").read_text()) for stage in config.stages]
     parameters = [stage["parameters"] for stage in stages]
+    if config.baseline.base:  # whose parameters are among the run's
+        base = Path(config.baseline.base)
+        stages += [json.loads((base / s / "summary.json").read_text()) for s in load_config(base).stages]
     return {
         "images": sum(stage["images"] for stage in stages),
         "seconds": sum(stage["seconds"] for stage in stages),
@@ -258,6 +272,7 @@ def run_all(out: Path, jobs: int) -> None:
     plan = read_plan(out)
     waiting = [number for number, runs in enumerate(tasks(plan)) if not _done(out, runs)]
     running: dict[int, subprocess.Popen[bytes]] = {}
+    place: dict[int, int] = {}  # of a running task among the `jobs`
     failed: list[int] = []
     stopped: list[int] = []
 
@@ -272,7 +287,8 @@ def run_all(out: Path, jobs: int) -> None:
             while running or (waiting and not stopped):
                 while waiting and len(running) < jobs and not stopped:
                     number = waiting.pop(0)
-                    running[number] = _start(out, number, jobs)
+                    place[number] = min(set(range(jobs)) - {place[other] for other in running})
+                    running[number] = _start(out, number, jobs, place[number])
                 time.sleep(POLL)
                 for number, process in list(running.items()):
                     if process.poll() is not None:
@@ -294,8 +310,8 @@ def _done(out: Path, runs: list[Numbers]) -> bool:
     return all((folder_of(out, run["name"], run["seed"]) / "result.json").is_file() for run in runs)
 
 
-def _start(out: Path, number: int, jobs: int) -> "subprocess.Popen[bytes]":
-    """A process for one task; of several at a time each writes a log, and has its share of the cores.
+def _start(out: Path, number: int, jobs: int, place: int) -> "subprocess.Popen[bytes]":
+    """A process for one task; of several at a time each writes a log, and has its share of the cores, a GPU by place.
 
     In a session of its own: a Ctrl-C reaches it once, through `run_all`.
     """
@@ -303,7 +319,7 @@ def _start(out: Path, number: int, jobs: int) -> "subprocess.Popen[bytes]":
     environment = dict(os.environ)
     if devices := torch.cuda.device_count():
         visible = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(devices)))
-        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number % devices]
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[place % devices]
     if jobs == 1:
         return subprocess.Popen(command, env=environment, start_new_session=True)
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))

@@ -20,7 +20,10 @@ COSTS = {
     "parameters": "parameters", "memory": "peak memory, GB",
 }  # fmt: skip
 FIRST = ("rate", "mse")  # columns that every encoder with a posterior has
-LATEX = str.maketrans({"±": r"$\pm$", "_": r"\_", "%": r"\%", "é": r"\'e", "–": "--", "&": r"\&", "#": r"\#"})
+LATEX = str.maketrans({character: rf"\{character}" for character in "_%&#${}"} | {
+    "±": r"$\pm$", "é": r"\'e", "–": "--", "<": r"$<$", ">": r"$>$", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
+})  # fmt: skip
 Numbers = dict[str, Any]
 
 
@@ -102,7 +105,7 @@ def singles(results: list[Numbers]) -> str:
 
 def latex(head: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
     """A tabular for booktabs."""
-    lines = [" & ".join(row).translate(LATEX).replace(r"\&", "&") + r" \\" for row in (head, *body)]
+    lines = [" & ".join(text.translate(LATEX) for text in row) + r" \\" for row in (head, *body)]
     return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", lines[0], r"\midrule", *lines[1:],
                       r"\bottomrule", r"\end{tabular}", ""])  # fmt: skip
 

@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import math
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +15,10 @@ from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
 
 from betadiffusion.baselines.presets import is_baseline
-from betadiffusion.baselines.runs import build_baseline, load_baseline
+from betadiffusion.baselines.runs import load_baseline
 from betadiffusion.data import ImageSet
 from betadiffusion.training.images import load_images, pass_size
-from betadiffusion.training.runs import build_vae, load_config, load_vae
+from betadiffusion.training.runs import load_config, load_vae
 
 DEAD = 1e-5  # a code that varies by less than this (standard deviation) is rounding, as f(x,1) = 0 is
 
@@ -180,11 +179,11 @@ def load_function(name: str, image_shape: tuple[int, int, int], device: torch.de
 
 def random_encoder(run: Path, seed: int, device: torch.device) -> Encoder:
     """The run's own network with weights that were never trained."""
-    trained, config = load_run(run, device), load_config(run)
+    trained = load_run(run, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        build = build_baseline if is_baseline(config.model) else partial(build_vae, pretrained=False)
-        model = build(config, trained.image_shape).eval().to(device, memory_format=torch.channels_last)
+        model = type(trained.model).from_config(trained.model.config).eval()
+        model = model.to(device, memory_format=torch.channels_last)
     return Encoder("random weights", model, trained.image_shape, trained.has_levels, device)
 
 

@@ -12,6 +12,7 @@ import torch
 import betadiffusion
 from betadiffusion import metrics
 from betadiffusion.data import AttributeSet, FactorSet, ImageSet, Subset, load
+from betadiffusion.data.sources import place
 from betadiffusion.evaluation.encoders import (
     Encoder,
     feature_encoder,
@@ -34,7 +35,7 @@ from betadiffusion.training.config import RunConfig
 from betadiffusion.training.runs import load_config
 from betadiffusion.training.trainer import first_difference
 
-MAKE_A_MODEL = ("vae", "beta_diffusion", "baseline", "levels")  # sections of a run in which repetitions are the same
+MAY_DIFFER = ("seed", "out", "resume", "precision", "compile", "cpu", "trackers", "cache", "report", "stages")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def check_scores(options: Options, pool: Pool) -> set[str]:
             needs = {"targets": "labels or factors"}.get(SCORES[name].needs, SCORES[name].needs)
             if SCORES[name].varying > 1:
                 needs = f"{needs}, {SCORES[name].varying} that vary"
-            raise ValueError(f"{name} needs images with known {needs}, and {pool.images.name} has none")
+            hint = "" if "labels" not in needs else "; where each class has a folder, the data are imagenet:PATH"
+            raise ValueError(f"{name} needs images with known {needs}, and {pool.images.name} has none{hint}")
     return can
 
 
@@ -143,8 +145,10 @@ def evaluate(options: Options, out: Path, progress: bool = True, samples: bool =
     single: list[dict[str, Any]] = []
     generated: list[dict[str, Any]] = []
     about: dict[str, Any] = {}
-    for subject in subjects(options, device):
+    runs: list[int] = []  # of each repetition
+    for number, subject in enumerate(subjects(options, device)):
         for seed in options.seeds:
+            runs.append(number)
             pool = make_pool(subject, options, seed)
             plan = make_plan(options, pool, subject.encoder.has_decoder, subject.can_sample or not samples)
             repetition = Repetition(subject.encoder, pool, out, options.fixed_level, measures)
@@ -167,8 +171,8 @@ def evaluate(options: Options, out: Path, progress: bool = True, samples: bool =
     summary = {
         "context": about,
         "chooser": next((name for name in CHOOSERS if name in about["plan"]["every"]), None),
-        "levels": [summarise(numbers) for numbers in zip(*by_level, strict=True)],
-        "rows": {name: summarise(numbers) for name, numbers in rows.items() if numbers},
+        "levels": [summarise(numbers, runs) for numbers in zip(*by_level, strict=True)],
+        "rows": {name: summarise(numbers, runs) for name, numbers in rows.items() if numbers},
         "generation": generated,
         "grid": GRID.tolist(),
         "repetitions": single,
@@ -189,16 +193,25 @@ def _single(run: str, seed: int, levels: list[Numbers], taken: dict[str, Numbers
 
 
 def check_alike(runs: tuple[Path, ...]) -> None:
-    """ValueError for runs that are not repetitions of one training: of another model, or differently configured."""
-    parts = [
-        {key: value for key, value in asdict(load_config(run)).items() if key in ("model", *MAKE_A_MODEL)}
-        for run in runs
-    ]
-    for run, part in zip(runs[1:], parts[1:], strict=True):
-        if difference := first_difference(parts[0], part):
+    """ValueError for runs that are not repetitions of one training: of other data, or differently configured."""
+    configs = [load_config(run) for run in runs]
+    for run, config in zip(runs[1:], configs[1:], strict=True):
+        if difference := first_difference(*(what_repeats(each) for each in (configs[0], config))):
             raise ValueError(
                 f"{run} is no repetition of {runs[0]}, which has {difference}: evaluate it by itself, or use `compare`"
             )
+
+
+def what_repeats(config: RunConfig) -> dict[str, Any]:
+    """What the configurations of repetitions have in common: all but seed and places, and how a run is carried out."""
+    same = {key: value for key, value in asdict(config).items() if key not in MAY_DIFFER}
+    same["data"]["source"] = str(place(config.data.source))
+    for section, key in (("baseline", "base"), ("diffusion", "teacher")):  # a run's own repetitions have theirs
+        same[section][key] = bool(same[section][key])
+    for training in ("vae_training", "diffusion_training", "decoder_training"):
+        for key in ("accumulation", "validate_images", "checkpoint_images", "keep_checkpoints"):
+            del same[training][key]
+    return same
 
 
 def subjects(options: Options, device: torch.device) -> Iterable[Subject]:

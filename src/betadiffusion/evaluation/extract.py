@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
@@ -35,12 +36,14 @@ def choose_level(model: Any, level: float | None, beta: float | None) -> float:
     if not isinstance(schedule, LogBeta):
         raise ValueError("--beta needs a run whose schedule is log_beta, with weights (1, beta): give --level")
     if not schedule.beta_min <= beta <= schedule.beta_max:
-        raise ValueError(f"--beta must be from {schedule.beta_min:g} to {schedule.beta_max:g}, not {beta:g}")
+        raise ValueError(f"a beta must be from {schedule.beta_min:g} to {schedule.beta_max:g}, not {beta:g}")
     return float(schedule.level(torch.tensor(beta, dtype=torch.float64)).clamp(0, 1))
 
 
-def extract(encoder: Encoder, images: ImageSet, level: float | None) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Arrays by name, and the images' file names (empty where they are not files).
+def extract(
+    encoder: Encoder, images: ImageSet, level: float | None
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Arrays by name, and names: of the image files, and of what their labels, factors and attributes mean.
 
     "codes" (N, C, h, w), posterior means as `decode` takes them, and where there is one "sigma" (() or like the codes)
     at a level, or with None the features (N, tokens, D) that the model has before its bottleneck; "labels" (N,),
@@ -63,20 +66,26 @@ def extract(encoder: Encoder, images: ImageSet, level: float | None) -> tuple[di
         arrays["factors"] = images.factors(everything)
     if isinstance(images, AttributeSet):
         arrays["attributes"] = images.attributes(everything)
-    return arrays, list(getattr(images, "names", None) or [])
+    kinds = ("names", "label_names", "factor_names", "attribute_names")
+    return arrays, {kind: list(found) for kind in kinds if (found := getattr(images, kind, None))}
 
 
-def save(path: Path, arrays: dict[str, np.ndarray], names: list[str]) -> None:
-    """Writes a .safetensors (names as JSON in its metadata) or a .npz (as "names"), under a temporary name first."""
+def save(path: Path, arrays: dict[str, np.ndarray], names: dict[str, list[str]]) -> None:
+    """Writes a .safetensors (names as JSON in its metadata) or a .npz (as arrays), under a temporary name first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    if path.suffix == ".npz":
-        with partial.open("wb") as file:
-            np.savez(file, **arrays, **({"names": np.array(names)} if names else {}))
-    else:
-        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        save_file(whole, partial, metadata={"names": json.dumps(names)})
-    os.replace(partial, path)
+    try:
+        if path.suffix == ".npz":
+            with partial.open("wb") as file:
+                np.savez(file, **arrays, **{name: np.array(values) for name, values in names.items()})
+        else:
+            whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+            save_file(whole, partial, metadata={name: json.dumps(values) for name, values in names.items()})
+        os.replace(partial, path)
+    except SafetensorError as error:
+        raise OSError(0, str(error), str(path)) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @torch.no_grad()

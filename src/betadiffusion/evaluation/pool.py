@@ -85,9 +85,8 @@ def draw(source: ImageSet, indices: np.ndarray, count: int, test_count: int, see
     Where there are fewer, all of them, divided alike; DataError below 20. Rendered images are drawn once.
     """
     if len(indices) < LEAST:
-        raise DataError(
-            f"{source.name} leaves {len(indices)} images to evaluate on, fewer than {LEAST}: use --split all."
-        )
+        hint = "use --split all" if len(source) >= LEAST else "give more images"
+        raise DataError(f"{source.name} leaves {len(indices)} images to evaluate on, fewer than {LEAST}: {hint}.")
     total = min(len(indices), count + test_count)
     count = round(total * count / (count + test_count))
     chosen = np.random.default_rng(seed).permutation(indices)[:total]

@@ -1,7 +1,7 @@
 """Means and standard errors over repetitions, and the main table."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,23 @@ Numbers = dict[str, Any]
 BY_LATENT = ("latents", "densities", "information_by_latent", "auroc_latent")
 
 
-def summarise(rows: Iterable[Numbers]) -> dict[str, Any]:
-    """Means over repetitions and, from two on, standard errors: {name: {"mean", "se"}}; lists position by position."""
+def summarise(rows: Iterable[Numbers], runs: Sequence[int] = ()) -> dict[str, Any]:
+    """Means over repetitions and, from two on, standard errors: {name: {"mean", "se"}}; lists position by position.
+
+    runs: of which training each row is. Where there are several, a training counts once, with the mean of its rows:
+    other images say nothing of what another training would give.
+    """
     rows = list(rows)
+    of = np.array(runs if len(set(runs)) > 1 else range(len(rows)))
     summary: dict[str, Any] = {}
     for name in rows[0]:
+        has = [name in row for row in rows]
         values = [row[name] for row in rows if name in row]
         if name in BY_LATENT:
             summary[name] = values[0]  # of the first repetition: a latent of one run is not that of another
             continue
-        array = np.array(values, dtype=np.float64)
+        every = np.array(values, dtype=np.float64)
+        array = np.stack([every[of[has] == one].mean(axis=0) for one in dict.fromkeys(of[has])])
         error = array.std(axis=0, ddof=1) / math.sqrt(len(array)) if len(array) > 1 else None
         summary[name] = {"mean": array.mean(axis=0).tolist(), "se": None if error is None else error.tolist()}
     return summary

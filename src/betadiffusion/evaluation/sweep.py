@@ -20,6 +20,7 @@ from betadiffusion.evaluation.names import CHOOSERS
 from betadiffusion.evaluation.pool import Pool
 from betadiffusion.evaluation.scores import Coded, Numbers, compute
 from betadiffusion.gaussian import randn
+from betadiffusion.metrics.images import decibels
 from betadiffusion.training.files import write_json
 from betadiffusion.training.images import load_images, pass_size
 
@@ -115,8 +116,8 @@ class Repetition:
             x_hat = self._reconstruction(x, indices, level, generator)
             total += float(torch.as_tensor(measure(x, x_hat.clamp(-1, 1) if name != "mse" else x_hat)).sum())
         value = total / count
-        if name == "mse":  # the greatest error of a pixel is 2
-            return {"mse": value, "psnr": float(10 * np.log10(4 / value))}
+        if name == "mse":
+            return {"mse": value, "psnr": decibels(value)}
         return {name: value}
 
     def _reconstruction(self, x: Tensor, tested: np.ndarray, level: float, generator: torch.Generator) -> Tensor:

@@ -154,6 +154,8 @@ def make_features(spec: str, batch_size: int = 128, device: torch.device | str =
         function = getattr(importlib.import_module(kind), rest)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"Features {spec!r} cannot be imported ({error}): give {CHOICES}.") from error
+    if not callable(function):
+        raise ValueError(f"Features {spec!r} are no function: give {CHOICES}.")
     return CallableFeatures(function, spec, batch_size=batch_size)
 
 

@@ -3,6 +3,7 @@
 Images are uint8 (N,C,H,W) in 0..255, or floats in [-1, 1]; numpy or torch, both sets of one kind.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -65,6 +66,11 @@ def psnr(a: Any, b: Any) -> np.ndarray:
     # PSNR = 10 log10( peak^2 / MSE )
     with np.errstate(divide="ignore"):
         return -10 * np.log10(errors)
+
+
+def decibels(error: float) -> float:
+    """PSNR of a mean squared error in units of [-1, 1], whose range is 2; infinite of 0."""
+    return 10 * math.log10(4 / error) if error else math.inf
 
 
 def distortion(a: Any, b: Any) -> Distortion:

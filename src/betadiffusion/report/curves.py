@@ -1,6 +1,5 @@
 """What every level keeps: rate, distortion, scales, and how the code stands to known factors."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from tqdm import tqdm
 
 from betadiffusion.gaussian import randn
 from betadiffusion.metrics import active_units, aggregated_kl, mig, mutual_information, rate
+from betadiffusion.metrics.images import decibels
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.report.generate import batch_size
 
@@ -45,7 +45,7 @@ def level_curves(
         tau = pipeline.vae.prior_scale(torch.tensor(level))
         numbers = {"level": level, **_scales(pipeline, mean[:count] / tau, sigma[:count] / tau, level)}
         numbers["mse"] = _distortion(pipeline, images[:count], mean[:count], sigma[:count], level, generator)
-        numbers["psnr"] = 10 * math.log10(4 / numbers["mse"])  # the greatest error of a pixel is 2
+        numbers["psnr"] = decibels(numbers["mse"])
         if factors is not None:
             numbers |= _factors(mean, factors)
         table.append(numbers)

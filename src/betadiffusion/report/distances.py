@@ -1,6 +1,5 @@
 """Frechet distances to real images: of reconstructions by level, before and after walking back, and of samples."""
 
-import math
 import time
 import warnings
 from typing import Any
@@ -14,6 +13,7 @@ from betadiffusion.clocks import Clock
 from betadiffusion.data import Subset
 from betadiffusion.metrics import FeatureStatistics, distortion, frechet_from_statistics
 from betadiffusion.metrics.features import FeatureExtractor
+from betadiffusion.metrics.images import decibels
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.pipelines.walk_levels import walk_levels
 from betadiffusion.report.generate import (
@@ -80,8 +80,7 @@ def level_distances(
 
 def _psnr(real: Tensor, images: Tensor) -> float:
     """In dB, of the mean error of all images (N,C,H,W) uint8 together; infinite where they are equal."""
-    error = distortion(real, images).per_pixel
-    return 10 * math.log10(4 / error) if error else math.inf  # the greatest error of a pixel in [-1, 1] is 2
+    return decibels(distortion(real, images).per_pixel)
 
 
 def walk_back(rows: list[dict[str, float]]) -> dict[str, float] | None:
