@@ -1,12 +1,15 @@
 """Commands on a run, as a user types them: what they write, and what is refused in a sentence."""
 
 import shutil
+import subprocess
+import sys
 import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import SafetensorError
 
 from betadiffusion.cli import commands
 from betadiffusion.cli.main import main
@@ -175,3 +178,48 @@ def test_a_walk_goes_down(finished, call):
         assert "--end must be below the level that is walked from, 0.5" in sentence(error)
     code, _, error = call("reconstruct", finished, "--levels", 0.3, "--betas", 4)
     assert (code, sentence(error)) == (2, "give --levels or --betas, not both")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"), [("model_index.json", "[1]"), ("denoiser/config.json", "{}"), ("vae/config.json", "{")]
+)
+def test_a_damaged_pipeline_is_one_sentence_that_names_it(file, text, finished, call, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "pipeline" / file).write_text(text)
+    code, _, error = call("sample", "run", "--steps", 1)
+    assert code == 2
+    assert sentence(error).startswith("run/pipeline cannot be read")
+    assert "ignore_mismatched_sizes" not in error
+
+
+def test_a_count_has_no_effect_on_files(finished, call):
+    Image.new("RGB", (8, 8)).save("a.png")
+    for command in (["reconstruct"], ["edit", "--direction", "pca-1"]):
+        code, _, error = call(command[0], finished, "a.png", *command[1:], "--num-images", 3)
+        assert (code, sentence(error)[:28]) == (2, "--num-images has no effect w")
+
+
+@pytest.mark.parametrize("arguments", ["--help | true", "--help > /dev/full"])
+def test_who_does_not_read_on_sees_no_traceback(arguments):
+    found = subprocess.run(
+        f"'{sys.executable}' -m betadiffusion {arguments}",
+        shell=True, executable="/bin/bash", capture_output=True, text=True,
+    )  # fmt: skip
+    assert "Traceback" not in found.stderr
+    assert "Exception ignored" not in found.stderr
+    if "full" in arguments:
+        assert (found.returncode, sentence(found.stderr)[:6]) == (2, "a file")
+
+
+def test_a_disk_without_room_is_one_sentence(finished, call, monkeypatch):
+    def full(*arguments, **options):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(commands, "load_pipeline", full)
+    code, _, error = call("sample", finished)
+    assert (code, "No space left on device" in sentence(error)) == (2, True)
+
+
+def test_data_without_a_name_are_not_this_folder(call):
+    assert call("data", "")[0] == 2
+    assert sentence(call("data", "")[2]) == "The data have no name: give a path, or '.' for this folder."

@@ -97,12 +97,25 @@ def test_a_beta_names_the_level_that_has_it(run, pictures, tmp_path):
     assert a["names"].tolist() == [f"{i:02d}.png" for i in range(12)]
 
 
+def test_what_labels_mean_stands_beside_them(run, tmp_path):
+    for i in range(12):
+        folder = tmp_path / "classes" / ("cat" if i % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (i, i, i)).save(folder / f"{i}.png")
+    for name in ("f.npz", "f.safetensors"):
+        assert main(["features", str(run), f"imagenet:{tmp_path}/classes", "--out", str(tmp_path / name)]) == 0
+    arrays = np.load(tmp_path / "f.npz", allow_pickle=False)
+    with safe_open(tmp_path / "f.safetensors", "numpy") as file:
+        assert json.loads(file.metadata()["label_names"]) == ["cat", "dog"] == arrays["label_names"].tolist()
+    assert sorted(arrays["labels"].tolist()) == [0] * 6 + [1] * 6
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (["--level", "0.3", "--beta", "2"], "not both"),
         (["--level", "1.3"], "--level must be from 0 to 1"),
-        (["--beta", "0.5"], "--beta must be from 1 to 64"),
+        (["--beta", "0.5"], "a beta must be from 1 to 64"),
         (["--raw"], "no features before its bottleneck"),
         (["--raw", "--level", "0"], "have no effect with --raw"),
         (["--out", "codes.txt"], "--out must be a .safetensors or a .npz"),

@@ -69,10 +69,13 @@ def _launch(runs: Sequence[tuple[Path, BetaDiffusionPipeline]], host: str, port:
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]"]))
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # the system's own
     theme = gr.themes.Default(primary_hue="blue", **fonts)
-    _, address, _ = page.blocks.launch(
-        server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, inbrowser=False, share=False,
-        ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, run_history=False, footer_links=[],
-        allowed_paths=[], max_file_size=MOST_BYTES, state_session_capacity=1_000, theme=theme, css=page.css,
-        app_kwargs={"middleware": middleware},
-    )  # fmt: skip
+    try:
+        _, address, _ = page.blocks.launch(
+            server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, inbrowser=False, share=False,
+            ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, run_history=False, footer_links=[],
+            allowed_paths=[], max_file_size=MOST_BYTES, state_session_capacity=1_000, theme=theme, css=page.css,
+            app_kwargs={"middleware": middleware},
+        )  # fmt: skip
+    except OSError as error:  # another process was quicker
+        raise ValueError(f"port {port} of {host} is in use by now: give another --port") from error
     return page.blocks, address

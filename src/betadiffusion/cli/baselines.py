@@ -124,6 +124,6 @@ def _refuse_others(command: Callable[..., None], options: Mapping[str, Any], kno
     """ValueError for an option with a value of its own that is not among those known."""
     for parameter in inspect.signature(command).parameters.values():
         option = parameter.name
-        if option not in known and options[option] != parameter.default:
+        if option in options and option not in known and options[option] != parameter.default:
             flag = f"--{option.rstrip('_').replace('_', '-')}"
             raise ValueError(f"{flag} has no effect with model {name!r}: leave it out")

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,16 @@ def check_evaluation(options: dict[str, Any]) -> None:
         raise ValueError("--size and --channels go with --model: a run has its own")
     if options["lpips"] and "lpips" not in options["metrics"]:
         raise ValueError("--lpips has no effect without --metrics lpips")
+
+
+def check_count(given: frozenset[str], sources: Sequence[str], count: int) -> None:
+    """ValueError for a --num-images that is not positive, or is given for files alone, which are an image each."""
+    if count < 1:
+        raise ValueError(f"--num-images must be positive, not {count}")
+    from betadiffusion.data.decode import EXTENSIONS
+
+    if "num_images" in given and sources and all(source.lower().endswith(EXTENSIONS) for source in sources):
+        raise ValueError("--num-images has no effect with image files alone: it is for folders, zips and data sets")
 
 
 def nearest_existing(path: Path) -> Path:
@@ -127,6 +137,10 @@ def _combinations(config: RunConfig) -> Iterator[str]:
     yield from _joint_or_decoder(config)
     if not levels or max(levels) > 1:
         yield f"report.levels must be one or more levels from 0 to 1, not {levels}"
+    if config.report.count < 2:
+        yield f"report.count must be at least 2, not {config.report.count}"
+    if config.report.feature_size > 1024:
+        yield f"report.feature_size must be at most 1024 pixels, not {config.report.feature_size}"
     if config.vae.knots is not None and config.vae.knots < 2:
         yield f"vae.knots must be at least 2, not {config.vae.knots}"
     if 0 < config.cache.levels < 4:
@@ -266,6 +280,8 @@ def _places(config: RunConfig) -> Iterator[str]:
     makes = {"diffusion", "joint"} & set(config.stages)
     if "report" in config.stages and not makes and not (out / "pipeline").is_dir():
         yield f"stages {config.stages} cannot report on {out}, which has no pipeline yet: stage 'diffusion' makes it"
+    if "decoder" in config.stages and config.decoder.walked and not makes and not (out / "pipeline").is_dir():
+        yield f"decoder.walked needs a denoiser, and {out} has none yet: stage 'diffusion' makes it"
     teacher = config.diffusion.teacher
     if teacher is not None and not (Path(teacher) / "pipeline").is_dir():
         yield f"diffusion.teacher must be the folder of a run with a pipeline, not {teacher}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from betadiffusion.baselines.presets import is_baseline
 from betadiffusion.cli.baselines import baseline_of, sampler
 from betadiffusion.cli.baselines import reconstruct as reconstruct_baseline
-from betadiffusion.cli.checks import check, check_evaluation
+from betadiffusion.cli.checks import check, check_count, check_evaluation
 from betadiffusion.cli.conditions import condition_options, known_condition
 from betadiffusion.cli.loading import check_png, hide_loading_bars, load_pipeline, require_pipeline
 from betadiffusion.cli.walking import (
@@ -174,6 +174,7 @@ def sample(
 
 
 def reconstruct(
+    given: frozenset[str],
     run: Path,
     images: tuple[str, ...],
     *,
@@ -223,7 +224,7 @@ def reconstruct(
         seed: of all noise, with --denoise.
         out: the picture, a .png; RUN/reconstructions.png by default.
     """
-    options = dict(locals())
+    options = {key: value for key, value in locals().items() if key != "given"}
     walking = walking_options(steps, method, variable, eta, churn, clock, end)
     check_seed(seed)
     if not denoise and (walking != DEFAULTS or seed):
@@ -234,8 +235,7 @@ def reconstruct(
         raise ValueError(f"--levels must be from 0 to 1, not {bad[0]}")
     if betas and levels != LEVELS:
         raise ValueError("give --levels or --betas, not both")
-    if num_images < 1:
-        raise ValueError(f"--num-images must be positive, not {num_images}")
+    check_count(given, images, num_images)
     out = out or run / "reconstructions.png"
     check_png(out)
     if name := baseline_of(run):

@@ -26,7 +26,7 @@ def data(
     import numpy as np
 
     from betadiffusion.cli.pictures import as_pictures, save_sheet
-    from betadiffusion.data import AttributeSet, FactorSet, load
+    from betadiffusion.data import AttributeSet, CaptionSet, FactorSet, load
 
     images = load(source, size, channels)
     out = out or Path(f"data-{images.name}.png")
@@ -49,6 +49,8 @@ def data(
         rates = images.attributes(np.arange(len(images))).mean(axis=0)
         pairs = zip(images.attribute_names, rates, strict=True)
         rows["attributes"] = ", ".join(f"{name} ({rate:.0%})" for name, rate in pairs)
+    if isinstance(images, CaptionSet):
+        rows["captions"] = f"{images.caption_counts.sum():,}, from {images.caption_counts.min()} an image on"
     partition = getattr(images, "partition", None)
     if partition is not None:
         parts, counts = np.unique(partition, return_counts=True)

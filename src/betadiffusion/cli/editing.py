@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from betadiffusion.cli.baselines import baseline_of
+from betadiffusion.cli.checks import check_count, nearest_existing
 from betadiffusion.cli.conditions import condition_options, known_condition
 from betadiffusion.cli.loading import check_png, load_pipeline
 from betadiffusion.cli.walking import (
@@ -82,6 +83,8 @@ def directions(
     vectors, disco_level = _disco(disco, pipeline) if disco else (None, None)
     (level,) = _levels(pipeline, asked, disco_level)
     out = out or run / "directions" / f"level-{level:g}"
+    if not (above := nearest_existing(out)).is_dir():
+        raise ValueError(f"--out must be a folder, but {above} is a file")
     import numpy as np
     import torch
     from tqdm import tqdm
@@ -112,6 +115,7 @@ def directions(
 
 
 def edit(
+    given: frozenset[str],
     run: Path,
     images: tuple[str, ...],
     *,
@@ -170,8 +174,7 @@ def edit(
     asked = condition_options(class_, attribute, text, guidance, guidance_interval, useless)
     if not direction:
         raise ValueError("--direction is missing: give one or more names of betadiffusion directions")
-    if num_images < 1:
-        raise ValueError(f"--num-images must be positive, not {num_images}")
+    check_count(given, images, num_images)
     out = out or run / "edits.png"
     check_png(out)
     pipeline = load_pipeline(run, needs_denoiser=show != "alone")

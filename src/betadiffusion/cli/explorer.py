@@ -1,5 +1,6 @@
 """`betadiffusion app`: the explorer in a browser."""
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -31,7 +32,8 @@ def app(runs: tuple[Path, ...], *, port: int = 7860, host: str = "127.0.0.1") ->
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
-        raise ValueError(f"port {port} of {host} cannot be had ({error.strerror}): give another --port") from None
+        another = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        raise ValueError(f"port {port} of {host} cannot be had ({error.strerror}): give another {another}") from None
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a text encoder is at hand since training; nothing is fetched
     pipelines = [(run, load_pipeline(run)) for run in runs]
     from betadiffusion.app.server import serve

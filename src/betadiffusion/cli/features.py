@@ -18,8 +18,8 @@ def features(
     """Write the codes of images at one level of a trained run to a file.
 
     The file holds "codes" (N, C, h, w), posterior means, and "sigma" of models that have one; with --raw "codes"
-    (N, tokens, D) alone. Labels, factors and attributes stand beside them where they are known, and the names of the
-    images where they are files.
+    (N, tokens, D) alone. Labels, factors and attributes stand beside them where they are known, with what they are
+    called ("label_names", "factor_names", "attribute_names"), and the names of the images where they are files.
 
     Args:
         run: folder of a run.

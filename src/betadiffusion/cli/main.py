@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.append(os.getcwd())  # for package.module:function, as with python -m
     try:
         _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
         return 0
     except Interrupted as error:
         code, message = 128 + error.signal_number, str(error)
@@ -47,16 +48,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, message = 128 + signal.SIGINT, "interrupted"
     except TrainingError as error:
         code, message = 1, str(error)
-    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        code, message = 2, f"{error.filename or 'a file'} cannot be read or written ({error.strerror})"
+    except BrokenPipeError:  # who reads what is printed has seen enough
+        _print_no_more()
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        code, message = 2, f"{error.filename or 'a file'} cannot be read or written ({error.strerror or error})"
     except ValueError as error:
         from betadiffusion.data import DataError
 
         if type(error) not in (ValueError, DataError):  # JSONDecodeError and the like come from a defect
             raise
         code, message = 2, str(error)
+    except Exception as error:
+        from safetensors import SafetensorError
+
+        if not isinstance(error, SafetensorError):
+            raise
+        code, message = 2, f"a file cannot be read or written ({error})"
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _print_no_more()
     print(f"betadiffusion: {message}", file=sys.stderr)
     return code
+
+
+def _print_no_more() -> None:
+    """Sends what is left to print nowhere, so that Python does not try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _keep_freed_memory() -> None:

@@ -37,6 +37,8 @@ def load(
         raise DataError(f"The size must be a whole number of pixels from 8 to 1024, not {size!r}.")
     if channels not in (None, 1, 3):
         raise DataError(f"The number of channels must be 1 or 3, not {channels!r}.")
+    if not str(source):
+        raise DataError("The data have no name: give a path, or '.' for this folder.")
     if source == "shapes":
         return Shapes(size or 64, channels or 3)
     if source == "dsprites":
