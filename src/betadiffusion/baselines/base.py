@@ -1,5 +1,6 @@
 """What a baseline is to the trainer and to the commands."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -7,6 +8,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from betadiffusion.gaussian import Generators, randn, split
 from betadiffusion.nn.backbone import latent_side
 from betadiffusion.training.adversary import Opponent
 
@@ -61,12 +63,18 @@ class Baseline(ModelMixin, ConfigMixin):
     def finish(self, x: Tensor) -> None:
         """After training: what is taken from a few hundred training images x."""
 
+    def noise(self, count: int, shape: Sequence[int], generator: Generators | None) -> Tensor:
+        """Standard normal (count, *shape), on the model's device, a sample of each generator."""
+        return randn((count, *shape), torch.empty(0, device=self.device), split(generator, count))
+
+    @torch.no_grad()
     def numbers(self, x: Tensor, generator: torch.Generator, **given: Any) -> dict[str, Any]:
-        """What validation notes of held-out images x beside the loss: a number for each name.
+        """What validation notes of held-out images x, a number for each name: the loss, where it is no other.
 
         `given` by name as to `forward`: the opponent and the labels, where there are any.
         """
-        return {}
+        draws = (draw.to(x.device) for draw in self.draw(len(x), generator))
+        return {"prior_loss" if self.stage == "prior" else "loss": float(self(x, *draws, **given).mean())}
 
     def pictures(self, x: Tensor) -> dict[str, Tensor]:
         """Rows of images (B,C,H,W) that validation draws of a few held-out images x, beside the verbs', by label."""

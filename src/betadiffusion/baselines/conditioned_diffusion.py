@@ -67,8 +67,3 @@ class ConditionedDiffusion(Baseline):
         noise = randn((len(z), *self.image_shape), z, generators)
         prediction = self.config.prediction
         return denoise(self.unet, noise, steps, eta, generators, self.condition(z), clip=True, prediction=prediction)
-
-    @torch.no_grad()
-    def numbers(self, x: Tensor, generator: torch.Generator) -> dict[str, Any]:
-        draws = (draw.to(x.device) for draw in self.draw(len(x), generator))
-        return {"prior_loss" if self.stage == "prior" else "loss": float(self(x, *draws).mean())}

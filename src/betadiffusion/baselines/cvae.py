@@ -66,7 +66,7 @@ class CVAE(ImageAutoEncoder):
             class_ = torch.tensor(numbers)
         spec = ConditionSpec("labels", names=self.config.classes)
         labels = condition_tensor(spec, class_, count, encode=lambda texts: torch.empty(0)).to(self.device)
-        return self.decode(randn((count, *self.latent_shape), torch.empty(0, device=self.device), generators), labels)
+        return self.decode(self.noise(count, self.latent_shape, generators), labels)
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         return (torch.randn(batch, *self.latent_shape, generator=generator),)

@@ -16,7 +16,7 @@ from betadiffusion.baselines.linear_diffusion import (
     noise_draws,
     noise_errors,
 )
-from betadiffusion.gaussian import Generators, randn, split
+from betadiffusion.gaussian import Generators, split
 
 
 class DDPM(Baseline):
@@ -48,10 +48,5 @@ class DDPM(Baseline):
     ) -> Tensor:
         """Images (count,C,H,W) by so many steps of DDIM; eta from 0, nothing but the first noise, to 1 as DDPM."""
         each = split(generator, count)
-        noise = randn((count, *self.image_shape), torch.empty(0, device=self.device), each)
+        noise = self.noise(count, self.image_shape, each)
         return denoise(self.unet, noise, steps, eta, each, clip=True, prediction=self.config.prediction)
-
-    @torch.no_grad()
-    def numbers(self, x: Tensor, generator: torch.Generator) -> dict[str, Any]:
-        time, eps = (draw.to(x.device) for draw in self.draw(len(x), generator))
-        return {"loss": float(self(x, time, eps).mean())}

@@ -101,11 +101,6 @@ class DisCo(OnFrozen):
         return contrast(variation, direction, self.config.threshold) + self.config.entropy * entr(share).sum(1)
 
     @torch.no_grad()
-    def numbers(self, x: Tensor, generator: torch.Generator) -> dict[str, Any]:
-        direction, strength = (draw.to(x.device) for draw in self.draw(len(x), generator))
-        return {"loss": float(self(x, direction, strength).mean())}
-
-    @torch.no_grad()
     def pictures(self, x: Tensor) -> dict[str, Tensor]:
         """The first of images x moved along the first directions."""
         strength = torch.linspace(-STRENGTHS, STRENGTHS, len(x), device=x.device)

@@ -167,8 +167,8 @@ class HierarchicalVAE(ImageAutoEncoder):
 
     def sample(self, count: int, generator: Generators | None = None) -> Tensor:
         """Images (count,C,H,W) decoded from draws of the priors."""
-        generators, like = split(generator, count), torch.empty(0, device=self.device)
-        noise = [randn((count, *shape), like, generators) for shape in self.latent_shapes]
+        generators = split(generator, count)
+        noise = [self.noise(count, shape, generators) for shape in self.latent_shapes]
         return self.nll.image(self.down(None, noise).output)
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:

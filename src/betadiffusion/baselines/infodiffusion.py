@@ -12,7 +12,7 @@ from betadiffusion.baselines.conditioned_diffusion import ConditionedDiffusion
 from betadiffusion.baselines.divergences import mmd
 from betadiffusion.baselines.linear_diffusion import SAMPLE_STEPS, Prediction, noise_draws, noise_errors
 from betadiffusion.baselines.vae import moments
-from betadiffusion.gaussian import Generators, randn, split, standard_normal_kl
+from betadiffusion.gaussian import Generators, split, standard_normal_kl
 
 
 class InfoDiffusion(ConditionedDiffusion):
@@ -64,8 +64,7 @@ class InfoDiffusion(ConditionedDiffusion):
     ) -> Tensor:
         """Images (count,C,H,W): a code from N(0, I), then its image by so many steps of DDIM."""
         each = split(generator, count)
-        z = randn((count, *self.latent_shape), torch.empty(0, device=self.device), each)
-        return self.images(z, each, steps, eta)
+        return self.images(self.noise(count, self.latent_shape, each), each, steps, eta)
 
     @torch.no_grad()
     def numbers(self, x: Tensor, generator: torch.Generator) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, softplus
 from torch.special import ndtr
 
 from betadiffusion.baselines.base import Baseline
-from betadiffusion.gaussian import Generators, randn, split, sum_over_sample
+from betadiffusion.gaussian import Generators, sum_over_sample
 from betadiffusion.nn.backbone import make_backbone
 
 SHOWN = 6
@@ -108,8 +108,7 @@ class InfoGANCR(Baseline):
     def sample(self, count: int, generator: Generators | None = None) -> Tensor:
         """Images (count,C,H,W) of codes and noise that are drawn."""
         codes, height, width = self.latent_shape
-        shape = count, codes + self.config.noise, height, width
-        return self.made(2 * ndtr(randn(shape, torch.empty(0, device=self.device), split(generator, count))) - 1)
+        return self.made(2 * ndtr(self.noise(count, (codes + self.config.noise, height, width), generator)) - 1)
 
     @torch.no_grad()
     def numbers(self, x: Tensor, generator: torch.Generator) -> dict[str, Any]:

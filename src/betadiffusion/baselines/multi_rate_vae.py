@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from betadiffusion.baselines.autoencoder import ImageAutoEncoder
 from betadiffusion.baselines.vae import moments, standard_scores
-from betadiffusion.gaussian import Generators, randn, split, standard_normal_kl
+from betadiffusion.gaussian import Generators, randn, standard_normal_kl
 from betadiffusion.nn.likelihood import LikelihoodName
 from betadiffusion.schedules import LogBeta
 
@@ -87,8 +87,7 @@ class MultiRateVAE(ImageAutoEncoder):
 
     def sample(self, count: int, generator: Generators | None = None, t: Tensor | None = None) -> Tensor:
         """Images (count,C,H,W) decoded at levels t from draws of the prior."""
-        like = torch.empty(0, device=self.device)
-        return self.decode(randn((count, *self.latent_shape), like, split(generator, count)), t)
+        return self.decode(self.noise(count, self.latent_shape, generator), t)
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """eps and levels, uniform, which is log-uniform in beta."""

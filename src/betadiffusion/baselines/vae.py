@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from betadiffusion.baselines.autoencoder import ImageAutoEncoder
-from betadiffusion.gaussian import Generators, randn, split, standard_normal_kl
+from betadiffusion.gaussian import Generators, randn, standard_normal_kl
 from betadiffusion.nn.likelihood import Likelihood, LikelihoodName
 
 LEAST_SIGMA = 1e-4
@@ -32,8 +32,8 @@ def standard_scores(likelihood: Likelihood, x: Tensor, output: Tensor, rate: Ten
 class GaussianVAE(ImageAutoEncoder):
     """q(z|x) = N(mu(x), diag sigma(x)^2), p(z) = N(0, I): -log p(x|z) plus the subclass's `regulariser`."""
 
-    def __init__(self, backbone: dict[str, Any], likelihood: LikelihoodName, embedding_dim: int = 1) -> None:
-        super().__init__(backbone, likelihood, encoded=2, embedding_dim=embedding_dim)
+    def __init__(self, backbone: dict[str, Any], likelihood: LikelihoodName) -> None:
+        super().__init__(backbone, likelihood, encoded=2)
 
     def posterior(self, x: Tensor, t: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and sigma of q(z|x) for images x (B,C,H,W), both shaped like the latent."""
@@ -54,8 +54,7 @@ class GaussianVAE(ImageAutoEncoder):
 
     def sample(self, count: int, generator: Generators | None = None) -> Tensor:
         """Images (count,C,H,W) decoded from draws of the prior."""
-        like = torch.empty(0, device=self.device)
-        return self.decode(randn((count, *self.latent_shape), like, split(generator, count)))
+        return self.decode(self.noise(count, self.latent_shape, generator))
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         return (torch.randn(batch, *self.latent_shape, generator=generator),)

@@ -1,6 +1,5 @@
 """Image files in and out: read as in training, written whole or not at all."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from betadiffusion.atomic import atomic
 from betadiffusion.data import load
 from betadiffusion.data.decode import EXTENSIONS, decode
 
@@ -107,22 +107,9 @@ def save_mp4(path: Path, frames: Sequence[Image.Image]) -> None:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it at the end, or removed where anything fails."""
-    partial = path.with_name(f".{path.name}.partial")
+    """`atomic`, whose errors are ValueErrors."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(partial)
-        try:
+        with atomic(path) as partial:
             yield partial
-            os.replace(partial, path)
-        finally:
-            _remove(partial)
     except OSError as error:
         raise ValueError(f"{path} cannot be written ({error.strerror or error})") from error
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

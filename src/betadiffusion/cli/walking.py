@@ -15,8 +15,10 @@ def walking_options(
     steps: int, method: Method | None, variable: Variable | None, eta: float, churn: float, clock: Clock, end: float
 ) -> dict[str, Any]:
     """Options of `BetaDiffusionPipeline.walk`; ValueError for numbers that cannot be."""
-    check_steps(steps)
-    check_eta(eta)
+    if steps < 1:
+        raise ValueError(f"--steps must be positive, not {steps}")
+    if not 0 <= eta < float("inf"):
+        raise ValueError(f"--eta must not be negative, not {eta}")
     if not 0 <= churn < float("inf"):
         raise ValueError(f"--churn must not be negative, not {churn}")
     if not 0 <= end < 1:
@@ -35,18 +37,6 @@ def no_effect(without: str, *others: str) -> ValueError:
     """The refusal of options of the walk where nothing walks."""
     *names, last = [f"--{name}" for name in (*DEFAULTS, *others)]
     return ValueError(f"{', '.join(names)} and {last} have no effect {without}")
-
-
-def check_steps(steps: int) -> None:
-    """ValueError for no steps."""
-    if steps < 1:
-        raise ValueError(f"--steps must be positive, not {steps}")
-
-
-def check_eta(eta: float) -> None:
-    """ValueError for less than none and for infinity."""
-    if not 0 <= eta < float("inf"):
-        raise ValueError(f"--eta must not be negative, not {eta}")
 
 
 def check_seed(seed: int) -> None:

@@ -1,16 +1,15 @@
 """Codes of a set of images with all that is known of them, as a file."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
+from betadiffusion.atomic import atomic
 from betadiffusion.data import AttributeSet, FactorSet, ImageSet
 from betadiffusion.evaluation.encoders import Encoder
 from betadiffusion.schedules import LogBeta
@@ -72,20 +71,13 @@ def extract(
 
 def save(path: Path, arrays: dict[str, np.ndarray], names: dict[str, list[str]]) -> None:
     """Writes a .safetensors (names as JSON in its metadata) or a .npz (as arrays), under a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with atomic(path) as partial:
         if path.suffix == ".npz":
             with partial.open("wb") as file:
                 np.savez(file, **arrays, **{name: np.array(values) for name, values in names.items()})
         else:
             whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
             save_file(whole, partial, metadata={name: json.dumps(values) for name, values in names.items()})
-        os.replace(partial, path)
-    except SafetensorError as error:
-        raise OSError(0, str(error), str(path)) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @torch.no_grad()

@@ -13,20 +13,20 @@ from betadiffusion.metrics.arrays import as_matrix
 CHUNK = 1024  # test codes at a time
 
 
-def linear_probe(codes: Any, labels: Any, test_codes: Any, test_labels: Any, regularisation: float = 1.0) -> float:
+def linear_probe(codes: Any, labels: Any, test_codes: Any, test_labels: Any) -> float:
     """Accuracy in [0, 1] on test codes of a linear classifier trained on frozen codes.
 
     codes (N, d), test_codes (M, d) float, labels (N,), test_labels (M,) any integers; numpy or torch. As in MAE
     (He et al. 2022, App. A.1) codes are standardised, by the training codes' mean and deviation, before multinomial
     logistic regression; but for its SGD, over crops of images, L-BFGS finds the optimum, so that no rate, schedule or
-    seed matters: the loss, summed over images, has |weights|^2 / 2 times `regularisation` added (on 10,000 codes next
-    to nothing). Raises ValueError for NaN, rows or widths that do not match, or a single class.
+    seed matters: the loss, summed over images, has |weights|^2 / 2 added (on 10,000 codes next to nothing). Raises
+    ValueError for NaN, rows or widths that do not match, or a single class.
     """
     x, y, test_x, test_y = _checked(codes, labels, test_codes, test_labels)
     if len(np.unique(y)) < 2:
         raise ValueError("A linear probe needs labels of two classes or more, but all are the same.")
     scaler = StandardScaler().fit(x)
-    classifier = LogisticRegression(C=1 / regularisation, max_iter=1000, tol=1e-3)
+    classifier = LogisticRegression(max_iter=1000, tol=1e-3)
     classifier.fit(scaler.transform(x).astype(np.float32), y)
     return float(classifier.score(scaler.transform(test_x).astype(np.float32), test_y))
 

@@ -8,7 +8,6 @@ its units, and the vector is scaled as the latent is.
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,6 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from betadiffusion.atomic import atomic
 
 Kind = Literal["pca", "disco", "logistic", "means", "slope"]
 
@@ -175,11 +176,9 @@ def save(folder: Path, directions: Sequence[Direction], model: str) -> Path:
     kept = {direction.name: direction for direction in _read(path, model)} if path.exists() else {}
     kept |= {direction.name: direction for direction in directions}
     facts = [{k: v for k, v in asdict(direction).items() if k != "vector"} for direction in kept.values()]
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     vectors = {name: direction.vector.contiguous() for name, direction in kept.items()}
-    save_file(vectors, partial, {"model": model, "directions": json.dumps(facts)})
-    os.replace(partial, path)
+    with atomic(path) as partial:
+        save_file(vectors, partial, {"model": model, "directions": json.dumps(facts)})
     return path
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from betadiffusion import samplers
 from betadiffusion.clocks import Clock
 from betadiffusion.gaussian import Generators, randn, split
-from betadiffusion.guidance import Interval, guided_in_one_pass
+from betadiffusion.guidance import Interval, guided
 from betadiffusion.models.beta_diffusion import BetaDiffusionAutoencoder
 from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.models.text import TextEncoder
@@ -300,7 +300,7 @@ class BetaDiffusionPipeline(DiffusionPipeline):
         spec = self.denoiser.condition_spec
         wanted = condition_tensor(spec, condition, count, self.encode_text).to(self.device)
         null = spec.null(count).to(wanted)
-        return guided_in_one_pass(self.denoiser.predict, wanted, null, guidance, guidance_interval)
+        return guided(self.denoiser.predict, wanted, null, guidance, guidance_interval)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Codes (B,1+tokens,width) of texts, by the text encoder that the denoiser was trained with."""

@@ -1,9 +1,8 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders of a run: written whole or not at all, held by one process."""
 
 import dataclasses
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from betadiffusion.atomic import atomic, remove
 
 
 def read_settings(run: Path) -> dict[str, Any]:
@@ -59,21 +60,16 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes bytes to a temporary name and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    with atomic(path) as partial:
+        partial.write_bytes(data)
 
 
 def write_folder(path: Path, fill: Callable[[Path], Any]) -> None:
     """Calls fill(temporary folder), then puts that folder at `path`, in place of what was there."""
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    fill(partial)
-    if path.exists():
-        shutil.rmtree(path)
-    partial.rename(path)
+    with atomic(path) as partial:
+        partial.mkdir()
+        fill(partial)
+        remove(path)
 
 
 def plain(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """Sheets of images, and labelled grids of them."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from betadiffusion.atomic import atomic
 
 LEAST_SIDE = 64  # smaller images are enlarged to at least this, by whole pixels
 LABEL = 124
@@ -55,7 +56,5 @@ def grid(rows: Mapping[str, Tensor], columns: Sequence[str] = ()) -> Image.Image
 
 def save_grid(path: Path, rows: Mapping[str, Tensor]) -> None:
     """Writes `grid(rows)` as a PNG, to a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    grid(rows).save(partial, format="PNG")
-    os.replace(partial, path)
+    with atomic(path) as partial:
+        grid(rows).save(partial, format="PNG")

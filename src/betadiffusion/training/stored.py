@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from betadiffusion.atomic import atomic
 from betadiffusion.data import Subset
 from betadiffusion.training.files import write_text
 
@@ -29,12 +29,11 @@ def stored(
     if not (key_file.exists() and key_file.read_text() == text):
         file.parent.mkdir(parents=True, exist_ok=True)
         key_file.unlink(missing_ok=True)
-        partial = file.with_name(f".{file.name}.partial")
         _check_room(file.parent, math.prod(shape) * np.dtype(dtype).itemsize)
-        array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
-        fill(array)
-        array.flush()
-        os.replace(partial, file)  # a map of the file that was there goes on to hold
+        with atomic(file) as partial:  # a map of the file that was there goes on to hold
+            array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
+            fill(array)
+            array.flush()
         write_text(key_file, text)
     return np.load(file, mmap_mode="r")
 
