@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from betadiffusion.baselines.presets import PRESETS
-from betadiffusion.baselines.runs import TRAINING, load_baseline, run
+from betadiffusion.baselines.runs import load_baseline, run
 from betadiffusion.cli.commands import train as train_command
 from betadiffusion.cli.parsing import parse
-from betadiffusion.evaluation.compare import anneal, with_images
+from betadiffusion.evaluation.compare import shortened
 from betadiffusion.training.config import DataConfig, RunConfig
 from betadiffusion.training.images import load_images
 from betadiffusion.training.models import image_size
@@ -37,10 +37,7 @@ def configured(name: str, options: argparse.Namespace) -> RunConfig:
     config.data = DataConfig(options.data, limit=options.limit)
     config.out, config.seed = str(options.out / name), options.seed
     images = options.slow_images if name in SLOW else options.images
-    for stage in config.stages:
-        training = getattr(config, TRAINING[stage])
-        setattr(config, TRAINING[stage], with_images(training, images))
-    anneal(config, images / 200_000)
+    config = shortened(config, dict.fromkeys(config.stages, images))
     if PRESETS[name].by_class and options.data != "shapes":
         config.condition.classes = None  # the data's own labels
     if config.baseline.base:

@@ -152,6 +152,7 @@ def test_speeds_are_of_the_second_training(monkeypatch):
         ([], "holds no comparison yet"),
         (["--seeds", "1"], "name the models to compare"),
         (["vae", "--task", "0"], "only --out goes with --task"),
+        (["ddpm", "disdiff"], "disdiff stands on a trained run"),
     ],
 )
 def test_a_slip_is_one_sentence(arguments, said, tmp_path, capsys):

@@ -104,6 +104,16 @@ def test_between_knots_the_tables_are_close(kind):
         assert torch.allclose(delta, exact(kind, z, *levels)[1], atol=5e-3)
 
 
+@pytest.mark.parametrize("kind", ["velocity", "any_step", "flow_map"])
+def test_a_path_that_stands_still_has_predictions_of_some_size(kind):
+    model = NonlinearDenoiser((4, 1, 1), width=16, depth=1, knots=5, sigma_knots=5, prediction=kind)
+    f = data(100)[:, None].expand(-1, 5, -1, -1, -1)
+    model.preconditioning.calibrate(torch.linspace(0.1, 1, 5).log(), f, torch.zeros_like(f))
+    found = model.preconditioning(torch.randn(3, 4, 1, 1), torch.tensor([0.2, 0.5, 1.0]), torch.tensor([0.0, 0.4, 0.9]))
+    assert (found.velocity_scale > 1e-6).all()
+    assert found.velocity_scale.isfinite().all()
+
+
 def test_two_half_steps_of_the_exact_flow_map_are_one():
     """The law that `flow_map` is trained by holds for its closed form, and not for the mean change."""
     z = torch.randn(20, 4, 1, 1, generator=torch.Generator().manual_seed(1))

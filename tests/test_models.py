@@ -385,3 +385,13 @@ def test_bad_input_is_refused_in_a_sentence(pipeline):
         pipeline.encode(images(), 1.5)
     with pytest.raises(ValueError, match="'pil' or 'pt'"):
         pipeline(num_images=1, steps=1, output_type="jpg")
+
+
+def test_every_sigma_of_an_image_begins_at_a_tenth():
+    shape = {"sample_size": 16, "channels": (8, 16), "latent_channels": 4, "embedding_dim": 16}
+    vae = MultiBetaVAE(**shape, sigma_from="image", boundary=False, channel_noise=False)
+    for weight in vae.encoder.head.parameters():
+        torch.nn.init.zeros_(weight)
+    with torch.no_grad():
+        sigma = vae.posterior(torch.rand(2, 3, 16, 16), torch.tensor([0.3, 0.9]))[1]
+    torch.testing.assert_close(sigma, torch.full_like(sigma, 0.1), rtol=2e-3, atol=0)

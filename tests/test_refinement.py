@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
 from betadiffusion.models.vae import MultiBetaVAE
 from betadiffusion.pipelines.refinement import elbo, refine
+from betadiffusion.training.vae_stage import last_layer
 
 LEVELS = torch.tensor([0.9, 0.5, 0.1])
 
@@ -57,3 +59,17 @@ def test_the_elbo_has_the_gradient_that_is_followed(vae, x):
     with torch.no_grad():
         before, after = (elbo(vae, x, m, sigma, noise, t) for m in (mean, mean + shift))
     torch.testing.assert_close(after - before, (shift * gradient).flatten(1).sum(1), rtol=0.1, atol=0.05)
+
+
+def test_an_ascent_is_a_step_of_sigma_squared_over_the_kls_weight(x):
+    """Where the decoder reads nothing Eq. 4 is the KL alone, and a step at rate 1 takes mean to mean (1 - sigma^2)."""
+    torch.manual_seed(0)
+    shape = {"sample_size": 16, "in_channels": 1, "latent_channels": 4, "channels": (8, 8)}
+    vae = MultiBetaVAE(**shape, schedule="log_beta", sigma_from="level").eval()
+    nn.init.zeros_(dict(vae.named_parameters())[last_layer(vae)])
+    plain, raised = (next(refine(vae, x, LEVELS[1:], ascents=n, rate=1.0)).elbo for n in (0, 1))
+    t = torch.full((3,), 0.5)
+    with torch.no_grad():
+        mean, sigma = vae.posterior(x, t)
+        gained = (mean.square() * (1 - (1 - sigma.square()).square())).flatten(1).sum(1) / 2
+    torch.testing.assert_close(raised - plain, vae.schedule(t).kl * gained, rtol=1e-3, atol=1e-3)

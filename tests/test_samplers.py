@@ -340,3 +340,52 @@ def test_delta_of_a_small_step_does_not_train():
     sizes = {tau: oracle.predict(z, t, t - tau)[1].square().mean().item() for tau in (0.01, 0.001)}
     assert sizes[0.001] < 3e-6
     assert sizes[0.001] / 0.001**2 == pytest.approx(sizes[0.01] / 0.01**2, rel=0.1)
+
+
+def corner(t):
+    """A sigma whose slope is 1 below a half and 3 above."""
+    return t + 2 * (t - 0.5).clamp(min=0)
+
+
+def test_the_slope_of_sigma_is_that_on_the_side_of_the_step():
+    def predict(z, t, s):
+        return torch.ones_like(z), torch.zeros_like(z)
+
+    z = torch.zeros(1, 1, dtype=torch.float64)
+    levels = torch.tensor([0.5, 0.25], dtype=torch.float64)
+    landed = samplers.sample(predict, z, levels, corner, method="multistep", variable="t")
+    assert float(landed) == pytest.approx(-0.25, abs=1e-6)
+
+
+def test_no_level_above_one_is_asked_for_however_far_churn_climbs():
+    asked = []
+
+    def predict(z, t, s):
+        asked.append(float(t))
+        return torch.zeros_like(z), torch.zeros_like(z)
+
+    generator = torch.Generator().manual_seed(0)
+    samplers.sample(predict, torch.zeros(1, 1), uniform(4), SIGMA, method="multistep", churn=5.0, generator=generator)
+    assert max(asked) == 1
+
+
+def test_the_velocity_is_asked_for_over_a_step_that_float32_levels_keep():
+    steps = []
+
+    def predict(z, t, s):
+        steps.append(float(t.float() - s.float()))
+        return torch.zeros_like(z), torch.zeros_like(z)
+
+    samplers.sample(predict, torch.zeros(1, 1), uniform(7).double() * 0.9, SIGMA, method="multistep")
+    assert steps == [samplers.AHEAD] * 7
+
+
+def test_a_walk_is_the_same_in_inference_mode():
+    def predict(z, t, s):
+        return 0.3 * z, (s - t) * z
+
+    z, levels = torch.ones(2, 3), uniform(3)
+    expected = samplers.sample(predict, z, levels, SIGMA, method="multistep", variable="t")
+    with torch.inference_mode():
+        found = samplers.sample(predict, torch.ones(2, 3), uniform(3), SIGMA, method="multistep", variable="t")
+    assert torch.equal(found, expected)

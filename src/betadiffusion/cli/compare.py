@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from betadiffusion.baselines.presets import PRESETS, is_baseline
+from betadiffusion.baselines.presets import PRESETS, baseline_arguments, is_baseline
 from betadiffusion.cli.checks import check, check_evaluation
 from betadiffusion.cli.parsing import parse
 from betadiffusion.evaluation.names import MetricName, ScoreName
@@ -182,5 +182,10 @@ def checked(row: "Row", changes: dict[str, Any], cpu: bool) -> "Row":
     changes = {key: value for key, value in changes.items() if reads(row, key)}
     config = with_keys(dataclasses.replace(row.config, cpu=row.config.cpu or cpu), changes)
     check(config)
+    known = baseline_arguments(config.model, config.baseline) if is_baseline(config.model) else {}
+    if known.get("base") == "" and row.base is None:
+        raise ValueError(
+            f"{row.name} stands on a trained run: give a .yaml file with baseline.base, or a --preset that has both"
+        )
     config = with_keys(config, {"data.source": anywhere(config.data.source)})  # tasks may be started anywhere
     return dataclasses.replace(row, config=config)
