@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import entropy
 
 from betadiffusion import metrics
 from betadiffusion.evaluation.names import SCORES, Need
 from betadiffusion.evaluation.pool import Pool
+from betadiffusion.metrics.mig import gap, information_shares
 
 Numbers = dict[str, Any]
 
@@ -72,14 +72,12 @@ def compute(name: str, coded: Coded) -> Numbers:
 
 
 def _mig(coded: Coded) -> Numbers:
-    factors = coded.divided(coded.pool.factors)[0]
-    information = metrics.mutual_information(coded.fit, factors)
-    entropies = np.array([entropy(np.bincount(column)) for column in factors.T])
-    shares = np.divide(information, entropies, out=np.zeros_like(information), where=entropies > 0)
+    shares = information_shares(coded.fit, coded.divided(coded.pool.factors)[0])
+    known = np.nan_to_num(shares)
     return {
-        "mig": metrics.mig(coded.fit, factors),
-        "information": shares.max(axis=0).tolist(),  # by factor
-        "information_by_latent": shares.round(4).tolist(),
+        "mig": gap(shares),
+        "information": known.max(axis=0).tolist(),  # by factor
+        "information_by_latent": known.round(4).tolist(),
     }
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from betadiffusion.metrics.arrays import codes_and_factors, varying
+from betadiffusion.metrics.arrays import codes_and_factors
 
 
 def _entropy(labels: np.ndarray) -> float:
@@ -55,9 +55,17 @@ def mig(codes: Any, factors: Any, bins: int = 20) -> float:
     written in two codes scores 0 even if no other factor is in them.
     Raises ValueError as `mutual_information`.
     """
-    information = np.sort(mutual_information(codes, factors, bins), axis=0)
-    _, factors = codes_and_factors(codes, factors)
-    entropies = np.array([_entropy(label) for label in _labels(factors)])
-    varies = varying(factors)
-    gap = information[-1] - information[-2] if len(information) > 1 else information[-1]
-    return float(np.mean(gap[varies] / entropies[varies]))
+    return gap(information_shares(codes, factors, bins))
+
+
+def information_shares(codes: Any, factors: Any, bins: int = 20) -> np.ndarray:
+    """`mutual_information` as shares (d, K) of each factor's entropy; NaN for a factor that never varies."""
+    information = mutual_information(codes, factors, bins)
+    entropies = np.array([_entropy(label) for label in _labels(codes_and_factors(codes, factors)[1])])
+    return np.divide(information, entropies, out=np.full_like(information, np.nan), where=entropies > 0)
+
+
+def gap(shares: np.ndarray) -> float:
+    """The mutual information gap of `information_shares`."""
+    shares = np.sort(shares, axis=0)
+    return float(np.nanmean(shares[-1] - shares[-2] if len(shares) > 1 else shares[-1]))

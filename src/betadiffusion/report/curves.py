@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import entropy
 from torch import Tensor
 from tqdm import tqdm
 
 from betadiffusion.gaussian import randn
-from betadiffusion.metrics import active_units, aggregated_kl, mig, mutual_information, rate
+from betadiffusion.metrics import active_units, aggregated_kl, rate
 from betadiffusion.metrics.images import decibels
+from betadiffusion.metrics.mig import gap, information_shares
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.report.generate import batch_size
 
@@ -90,7 +90,5 @@ def _distortion(
 
 def _factors(mean: Tensor, factors: np.ndarray) -> dict[str, Any]:
     codes = mean.flatten(1).cpu().numpy().round(5)  # f(x,1) = 0 up to rounding, which is no code
-    entropies = np.array([entropy(np.bincount(column)) for column in factors.T])
-    greatest = mutual_information(codes, factors, MIG_BINS).max(axis=0)
-    shares = np.divide(greatest, entropies, out=np.zeros_like(greatest), where=entropies > 0)
-    return {"mig": mig(codes, factors, MIG_BINS), "information": shares.tolist()}
+    shares = information_shares(codes, factors, MIG_BINS)
+    return {"mig": gap(shares), "information": np.nan_to_num(shares.max(axis=0)).tolist()}
