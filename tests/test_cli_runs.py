@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from betadiffusion.cli import commands
 from betadiffusion.cli.main import main
@@ -190,6 +191,16 @@ def test_a_damaged_pipeline_is_one_sentence_that_names_it(file, text, finished, 
     assert code == 2
     assert sentence(error).startswith("run/pipeline cannot be read")
     assert "ignore_mismatched_sizes" not in error
+
+
+def test_weights_that_are_missing_are_one_sentence(finished, call, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (file,) = (tmp_path / "run" / "pipeline" / "denoiser").glob("*.safetensors")
+    weights = load_file(file)
+    weights.pop(next(name for name in weights if name.startswith("network")))
+    save_file(weights, file)
+    code, _, error = call("sample", "run", "--steps", 1)
+    assert (code, "weights are missing" in sentence(error)) == (2, True)
 
 
 def test_a_count_has_no_effect_on_files(finished, call):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
-from torch import Tensor
+from diffusers.utils import logging
+from torch import Tensor, nn
 
 from betadiffusion.models.denoiser import NonlinearDenoiser
 from betadiffusion.models.presets import beta_diffusion_preset, denoiser_preset, vae_preset
@@ -71,11 +72,19 @@ def build_denoiser(config: RunConfig, vae: Autoencoder, condition: ConditionSpec
 
 def load_trained(kind: type[Any], folder: Path) -> Any:
     """A diffusers model or pipeline from safetensors and JSON in a folder; ValueError where they cannot be read."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # or else every weight that is missing is listed
     try:
-        return kind.from_pretrained(folder, use_safetensors=True)
+        found = kind.from_pretrained(folder, use_safetensors=True)
+        parts = found.components.values() if hasattr(found, "components") else [found]
+        if any(weight.is_meta for part in parts if isinstance(part, nn.Module) for weight in part.parameters()):
+            raise ValueError("weights are missing")
     except (OSError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0].partition(". If you want to")[0]  # advice of diffusers'
         raise ValueError(f"{folder} cannot be read, since it is damaged or of another version ({reason})") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    return found
 
 
 def description(folder: Path) -> dict[str, Any]:
