@@ -450,7 +450,8 @@ class RunConfig:
         cpu: stay on the CPU even where there is a GPU.
         trackers: also log to "tensorboard" (in the run's folder) or "wandb".
         out: the run's folder.
-        resume: "auto" goes on from the newest checkpoint in `out`, "never" starts again, or a checkpoint's folder.
+        resume: "auto" goes on from the newest checkpoint in `out`; "never" deletes those of its stages and starts
+            again; or a checkpoint's folder.
     """
 
     model: Model = "multi_beta_vae"
