@@ -18,8 +18,9 @@ from betadiffusion.pipelines.walk_levels import walk_levels
 from betadiffusion.training.config import OptimisationConfig, RunConfig
 from betadiffusion.training.distillation_stage import PART, WALK_STEPS, DistillationStage
 from betadiffusion.training.trainer import Trainer
+from gaussian_cases import KNOTS, untrained
 from test_conditioning import generator, scatter
-from test_denoising import CPU, KNOTS, untrained, whole_and_resumed
+from test_denoising import CPU, whole_and_resumed
 
 SHAPE = {"latent_shape": (4, 1, 1), "width": 32, "depth": 2, "knots": KNOTS, "sigma_knots": 1025}
 
