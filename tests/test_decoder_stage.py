@@ -214,6 +214,11 @@ def test_the_pipeline_on_disk_gets_the_new_decoder(tmp_path):
     with pytest.raises(ValueError, match="has another encoder than"):
         runs.run(configured(moved, **SMALL, **walked, stages=["decoder"]))
 
+    pipeline = BetaDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
+    nn.init.ones_(pipeline.vae.sigma_curve.log_value)
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    runs.run(configured(tmp_path, **SMALL, stages=["vae"]))
+    assert (tmp_path / "pipeline").exists()  # of the same training, whatever was calibrated after it
     runs.run(configured(tmp_path, **SMALL, stages=["vae"], seed=1, resume="never"))
     assert not (tmp_path / "pipeline").exists()  # whose walks were between levels of the VAE before
     with pytest.raises(ValueError, match=r"decoder\.walked needs a denoiser"):

@@ -38,10 +38,10 @@ def interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
 
 def integral(x: Tensor, values: Tensor) -> Tensor:
     """Integral from 0 to x () of the line through values (K, ...) at even knots of [0, 1], bent at each: (...)."""
-    x = x.to(values)
     knots = torch.linspace(0, 1, len(values), dtype=torch.float64, device=values.device)
+    x = x.to(knots)
     whole = torch.cumulative_trapezoid(values, knots, dim=0)
-    i = int((torch.searchsorted(knots, x.double(), right=True) - 1).clamp(0, len(knots) - 2))
+    i = int((torch.searchsorted(knots, x, right=True) - 1).clamp(0, len(knots) - 2))
     before = whole[i - 1] if i else torch.zeros_like(whole[0])
     u = x - knots[i]
     return before + u * values[i] + u.square() / (2 * knots[1]) * (values[i + 1] - values[i])

@@ -196,7 +196,7 @@ def check_alike(runs: tuple[Path, ...]) -> None:
     """ValueError for runs that are not repetitions of one training: of other data, or differently configured."""
     configs = [load_config(run) for run in runs]
     for run, config in zip(runs[1:], configs[1:], strict=True):
-        if difference := first_difference(*(what_repeats(each) for each in (configs[0], config))):
+        if difference := first_difference(what_repeats(configs[0]), what_repeats(config)):
             raise ValueError(
                 f"{run} is no repetition of {runs[0]}, which has {difference}: evaluate it by itself, or use `compare`"
             )

@@ -146,6 +146,12 @@ def frozen(vae: Autoencoder) -> nn.ModuleDict:
     return nn.ModuleDict({name: module for name, module in vae.named_children() if name != "decoder"})
 
 
-def encoder_fingerprint(vae: Autoencoder) -> str:
-    """Tells encoders apart, whatever their decoders: 16 hex digits of a hash of all weights but the decoder's."""
-    return fingerprint(frozen(vae))
+def encoder_fingerprint(vae: Autoencoder, calibrated: bool = True) -> str:
+    """Tells encoders apart, whatever their decoders: 16 hex digits of a hash of all weights but the decoder's.
+
+    Without `calibrated`, whatever their sigma(t) too, which may have been set after training.
+    """
+    parts = frozen(vae)
+    if not calibrated:
+        del parts["sigma_curve"]
+    return fingerprint(parts)

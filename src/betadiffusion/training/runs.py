@@ -226,8 +226,11 @@ def _train_jointly(
 
 
 def _remove_other_pipeline(out: Path, vae: Autoencoder) -> None:
-    """Removes a pipeline of an earlier VAE: commands would go on with that one."""
-    if (out / "pipeline").is_dir() and encoder_fingerprint(load_pipeline(out).vae) != encoder_fingerprint(vae):
+    """Removes a pipeline of another training of the VAE: commands would go on with that one."""
+    if not (out / "pipeline").is_dir():
+        return
+    before, after = (encoder_fingerprint(each, calibrated=False) for each in (load_pipeline(out).vae, vae))
+    if before != after:
         shutil.rmtree(out / "pipeline")
         print(f"{out}/pipeline was of the VAE before this one, and is gone: stage 'diffusion' makes another")
 
@@ -243,11 +246,11 @@ def _tune_decoder(config: RunConfig, train: Subset, held_out: Subset, accelerato
     out, pipeline = Path(config.out), None
     vae = trained_vae(config, train.image_shape)
     encoder, untuned = encoder_fingerprint(vae), out / "decoder" / "untuned"
-    if untuned.is_dir() and encoder_fingerprint(before := load_trained(type(vae), untuned)) == encoder:
-        vae = before  # an earlier tuning, which is gone on with or begun anew, has put its own in the other's place
-    elif accelerator.is_main_process:
-        write_folder(untuned, vae.save_pretrained)
-    accelerator.wait_for_everyone()
+    with accelerator.main_process_first():
+        if untuned.is_dir() and encoder_fingerprint(before := load_trained(type(vae), untuned)) == encoder:
+            vae = before  # an earlier tuning, which is gone on with or begun anew, has put its own in the other's place
+        elif accelerator.is_main_process:
+            write_folder(untuned, vae.save_pretrained)
     if (out / "pipeline").is_dir():
         pipeline = load_pipeline(out)
         if encoder_fingerprint(pipeline.vae) != encoder:
