@@ -64,7 +64,7 @@ def test_the_commands_edit_a_baseline(tmp_path, capsys):
     for arguments, said in (
         (["interpolate", "--level", "0.5"], "--level has no effect with a baseline without levels: leave it out"),
         (["edit", "--direction", "pca-1", "--level", "0"], "--level has no effect with a baseline without levels"),
-        (["edit", "--direction", "pca-1", "--steps", "9"], "have no effect with --show alone"),
+        (["edit", "--direction", "pca-1", "--steps", "9"], "--steps has no effect with --show alone"),
         (["interpolate", "--show", "walked"], "a baseline without a diffusion between levels"),
     ):
         assert main([arguments[0], str(run), *arguments[1:]]) == 2

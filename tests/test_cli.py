@@ -25,7 +25,6 @@ from cli_cases import left_over, sentence
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 CONFIGS = sorted(Path(__file__).parents[1].joinpath("configs").glob("*.yaml"))
-WALKING = "--steps, --method, --variable, --eta, --churn, --clock"
 HEAVY = {"torch", "diffusers", "matplotlib", "accelerate", "sklearn", "scipy", "numpy", "gradio"}
 
 
@@ -128,8 +127,9 @@ def test_functions_of_the_working_folder_can_be_named(monkeypatch, tmp_path):
 
 
 def test_guidance_has_its_cost_said():
-    assert walking.cost("heun", 10) == "20 network evaluations each"
-    assert walking.cost(None, 1, 2.0) == "1 network evaluation each, where guidance acts of twice the cost"
+    assert walking.Walking(method="heun", steps=10).cost == "20 network evaluations each"
+    guided = walking.Walking(steps=1, class_="cat", guidance=2.0)
+    assert guided.cost == "1 network evaluation each, where guidance acts of twice the cost"
 
 
 def test_overview_names_every_command(call):
@@ -138,12 +138,18 @@ def test_overview_names_every_command(call):
     assert all(f"\n  {name} " in out for name in COMMANDS)
 
 
-def test_methods_are_the_samplers():
+def test_choices_are_the_samplers():
     assert walking.Method == samplers.Method
     assert walking.Variable == samplers.Variable
     assert walking.Clock == clocks.Clock
+
+
+def test_a_walk_that_nothing_is_asked_of_is_the_pipelines():
     walk = inspect.signature(BetaDiffusionPipeline.walk).parameters
-    assert {name: walk[name].default for name in walking.DEFAULTS} == walking.DEFAULTS
+    options = walking.Walking().options(None)
+    assert {name: walk[name].default for name in options} == options
+    conditions = {"condition", "guidance", "guidance_interval"}
+    assert {*options} | conditions == {*walk} - {"self", "z", "level", "generator", "callback"}
 
 
 # Slips on the command line and in YAML
@@ -196,8 +202,8 @@ def test_methods_are_the_samplers():
         ("reconstruct r --levels 0.5 1.5", "--levels must be from 0 to 1, not 1.5"),
         ("reconstruct r --num-images 0", "--num-images must be positive, not 0"),
         ("reconstruct r --out grid", "--out must be a .png, not grid"),
-        ("reconstruct r --steps 5", f"{WALKING}, --end and --seed have no effect without --denoise"),
-        ("sample r --prior --churn 1", f"{WALKING} and --end have no effect with --prior"),
+        ("reconstruct r --steps 5", "--steps has no effect without --denoise"),
+        ("sample r --prior --churn 1 --text a", "--text and --churn have no effect with --prior"),
         ("sample r --churn -1", "--churn must not be negative, not -1.0"),
         ("sample r --end 1", "--end must be a level from 0 to below 1, not 1.0"),
         ("data shapes --out grid.jpg", "--out must be a .png, not grid.jpg"),

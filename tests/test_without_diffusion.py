@@ -53,7 +53,7 @@ def test_reconstructions_over_beta(run, tmp_path, capsys):
     [
         (["sample"], "its training has not finished"),
         (["sample", "--level", "0.5"], "have no effect without --prior"),
-        (["sample", "--prior", "--steps", "5"], "have no effect with --prior"),
+        (["sample", "--prior", "--steps", "5"], "--steps has no effect with --prior"),
         (["sample", "--prior", "--level", "2"], "--level must be from 0 to 1"),
         (["reconstruct", "--betas", "0.1"], "a beta must be from 1 to 64"),
         (["reconstruct", "--denoise"], "its training has not finished"),

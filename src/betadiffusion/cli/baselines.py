@@ -1,11 +1,11 @@
 """`sample` and `reconstruct` for the run of a baseline: what it honestly can, everything else refused in a sentence."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from betadiffusion.baselines.presets import PRESETS, is_baseline
+from betadiffusion.cli.parsing import defaults
 from betadiffusion.training.files import read_settings
 
 if TYPE_CHECKING:
@@ -122,8 +122,7 @@ def _labels(run: Path, name: str, count: int, images: tuple[str, ...]) -> dict[s
 
 def _refuse_others(command: Callable[..., None], options: Mapping[str, Any], known: tuple[str, ...], name: str) -> None:
     """ValueError for an option with a value of its own that is not among those known."""
-    for parameter in inspect.signature(command).parameters.values():
-        option = parameter.name
-        if option in options and option not in known and options[option] != parameter.default:
+    for option, default in defaults(command).items():
+        if option != "given" and option not in known and options[option] != default:
             flag = f"--{option.rstrip('_').replace('_', '-')}"
             raise ValueError(f"{flag} has no effect with model {name!r}: leave it out")

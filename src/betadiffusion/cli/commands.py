@@ -8,19 +8,8 @@ from betadiffusion.baselines.presets import is_baseline
 from betadiffusion.cli.baselines import baseline_of, sampler
 from betadiffusion.cli.baselines import reconstruct as reconstruct_baseline
 from betadiffusion.cli.checks import check, check_count, check_evaluation
-from betadiffusion.cli.conditions import condition_options, known_condition
 from betadiffusion.cli.loading import check_png, hide_loading_bars, load_pipeline, require_pipeline
-from betadiffusion.cli.walking import (
-    DEFAULTS,
-    Clock,
-    Method,
-    Variable,
-    check_end,
-    check_seed,
-    cost,
-    no_effect,
-    walking_options,
-)
+from betadiffusion.cli.walking import Walking, check_end, check_seed
 from betadiffusion.evaluation.names import GENERATION, MetricName, ScoreName
 from betadiffusion.training.config import ReportConfig, RunConfig
 
@@ -97,21 +86,10 @@ def sample(
     run: Path,
     *,
     num_images: int = 16,
-    class_: str | None = None,
-    attribute: tuple[str, ...] = (),
-    text: str | None = None,
-    guidance: float = 1.0,
-    guidance_interval: tuple[float, ...] = (0.0, 1.0),
     prior: bool = False,
     level: float | None = None,
     beta: float | None = None,
-    end: float = 0.0,
-    steps: int = 20,
-    method: Method | None = None,
-    variable: Variable | None = None,
-    eta: float = 0.0,
-    churn: float = 0.0,
-    clock: Clock = "fitted",
+    walking: Walking,
     seed: int = 0,
     out: Path | None = None,
 ) -> None:
@@ -120,33 +98,16 @@ def sample(
     Args:
         run: folder of a run.
         num_images: how many.
-        class_: the class to draw, a name or a number, in a run with condition.kind "labels".
-        attribute: attributes to have, NAME=1, or not to have, NAME=0, in a run with condition.kind "attributes".
-        text: a description, in a run with condition.kind "text".
-        guidance: how much more than the condition alone, which is 1; each step then costs twice as much.
-        guidance_interval: levels between which guidance acts, as "0.2 0.8".
         prior: decode draws of N(0, I) at one level, without the diffusion: one pass.
         level: level of the decoder, with --prior; 1 where neither it nor beta is given.
         beta: weight of the KL instead of the level, with --prior, for schedules of (1, beta).
-        end: level to walk to, and to decode at.
-        steps: steps from noise to image; "heun" takes two network evaluations in each, the others one.
-        method: euler, heun, multistep (order 2) or multistep3 (order 3); by default multistep, but euler for a denoiser
-            that is told the level to go to (any_step, flow_map).
-        variable: what the steps are polynomials in: t, sigma, log_snr or standard; by default what suits.
-        eta: share of fresh noise: 0 for none (an ODE), 1 for the posterior of Eq. 15.
-        churn: steps to climb, under fresh noise, before each step down; 0 for none.
-        clock: what the levels are even in: uniform, log_snr, rate_linear, path_length, fitted (to Euler's error,
-            measured after training), or the beta of a schedule of the paper: beta_linear, beta_sinusoidal.
         seed: of the noise; image number i of a seed is the same in any number of images.
         out: a .png for one sheet of them all, or a new folder for one PNG each; RUN/samples.png by default.
     """
-    options = dict(locals())
-    walking = walking_options(steps, method, variable, eta, churn, clock, end)
+    options = locals() | vars(walking)
     check_seed(seed)
-    if prior and walking != DEFAULTS:
-        raise no_effect("with --prior")
-    useless = "with --prior" if prior else ""
-    asked = condition_options(class_, attribute, text, guidance, guidance_interval, useless)
+    if prior:
+        walking.refuse("with --prior")
     if not prior and (level, beta) != (None, None):
         raise ValueError("--level and --beta have no effect without --prior")
     if num_images < 1:
@@ -167,10 +128,10 @@ def sample(
         level = choose_level(pipeline.vae, 1.0 if (level, beta) == (None, None) else level, beta)
         images = _draw(lambda count, g: pipeline.sample_prior(count, level, g).images, num_images, seed)
     else:
-        walking |= known_condition(pipeline, asked)
-        images = _draw(lambda count, g: pipeline(count, generator=g, **walking).images, num_images, seed)
+        walk = walking.options(pipeline)
+        images = _draw(lambda count, g: pipeline(count, generator=g, **walk).images, num_images, seed)
     _save_samples(out, images)
-    print(f"{num_images} images{'' if prior else f', {cost(method, steps, guidance)}'}: {out}")
+    print(f"{num_images} images{'' if prior else f', {walking.cost}'}: {out}")
 
 
 def reconstruct(
@@ -182,18 +143,7 @@ def reconstruct(
     betas: tuple[float, ...] = (),
     denoise: bool = False,
     num_images: int = 8,
-    class_: str | None = None,
-    attribute: tuple[str, ...] = (),
-    text: str | None = None,
-    guidance: float = 1.0,
-    guidance_interval: tuple[float, ...] = (0.0, 1.0),
-    end: float = 0.0,
-    steps: int = 20,
-    method: Method | None = None,
-    variable: Variable | None = None,
-    eta: float = 0.0,
-    churn: float = 0.0,
-    clock: Clock = "fitted",
+    walking: Walking,
     seed: int = 0,
     out: Path | None = None,
 ) -> None:
@@ -205,32 +155,16 @@ def reconstruct(
             the run by default.
         levels: levels, from 0 (keep everything) to 1 (keep nothing).
         betas: weights of the KL instead of levels, for schedules of (1, beta).
-        denoise: under each level, also the same images walked down to level `end` by the diffusion.
+        denoise: under each level, also the same images walked down to level `end` by the diffusion; the options of the
+            walk have no effect without it.
         num_images: images from each folder or zip, its first by name, or from the held-out ones.
-        class_: what to walk to, with --denoise, as are the four that follow: a class, a name or a number, in a run with
-            condition.kind "labels".
-        attribute: attributes to have, NAME=1, or not to have, NAME=0, in a run with condition.kind "attributes".
-        text: a description, in a run with condition.kind "text".
-        guidance: how much more than the condition alone, which is 1; each step then costs twice as much.
-        guidance_interval: levels between which guidance acts, as "0.2 0.8".
-        end: level to walk to, with --denoise.
-        steps: steps of the walk, with --denoise; "heun" takes two network evaluations in each, the others one.
-        method: euler, heun, multistep or multistep3, with --denoise; by default as for `sample`.
-        variable: what the steps are polynomials in: t, sigma, log_snr or standard, with --denoise; by default what
-            suits.
-        eta: share of fresh noise in the walk, with --denoise.
-        churn: steps to climb, under fresh noise, before each step down, with --denoise.
-        clock: what the levels are even in, with --denoise; see `sample`.
         seed: of all noise, with --denoise.
         out: the picture, a .png; RUN/reconstructions.png by default.
     """
-    options = {key: value for key, value in locals().items() if key != "given"}
-    walking = walking_options(steps, method, variable, eta, churn, clock, end)
+    options = locals() | vars(walking)
     check_seed(seed)
-    if not denoise and (walking != DEFAULTS or seed):
-        raise no_effect("without --denoise", "seed")
-    useless = "" if denoise else "without --denoise"
-    asked = condition_options(class_, attribute, text, guidance, guidance_interval, useless)
+    if not denoise:
+        walking.refuse("without --denoise", seed=seed != 0)
     if bad := [level for level in levels if not 0 <= level <= 1]:
         raise ValueError(f"--levels must be from 0 to 1, not {bad[0]}")
     if betas and levels != LEVELS:
@@ -242,7 +176,7 @@ def reconstruct(
         reconstruct_baseline(reconstruct, run, name, options, out)
         return
     pipeline = load_pipeline(run, needs_denoiser=denoise)
-    walking |= known_condition(pipeline, asked)
+    walk = walking.options(pipeline)
     import torch
 
     from betadiffusion.cli.pictures import images_of, save
@@ -255,15 +189,15 @@ def reconstruct(
     if betas:
         named = {f"beta {beta:g}": choose_level(pipeline.vae, None, beta) for beta in betas}
     for level in named.values():
-        check_end(end, level)
+        check_end(walking.end, level)
     for name, level in named.items():
         rows[name] = pipeline.reconstruct(x, level, output_type="pt").images * 2 - 1
         if denoise:
             generator = torch.Generator().manual_seed(seed)
-            walked = pipeline.denoise(x, level, generator=generator, output_type="pt", **walking).images
-            rows[f"{name.split()[1]}, walked {f'to {end:g}' if end else 'back'}"] = walked * 2 - 1
+            walked = pipeline.denoise(x, level, generator=generator, output_type="pt", **walk).images
+            rows[f"{name.split()[1]}, walked {f'to {walking.end:g}' if walking.end else 'back'}"] = walked * 2 - 1
     save(out, grid(rows))
-    print(f"{len(x)} images, {', '.join(named)}{f', {cost(method, steps, guidance)}' if denoise else ''}: {out}")
+    print(f"{len(x)} images, {', '.join(named)}{f', {walking.cost}' if denoise else ''}: {out}")
 
 
 def report(run: Path) -> None:

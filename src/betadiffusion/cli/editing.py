@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from betadiffusion.cli.baselines import baseline_of
 from betadiffusion.cli.checks import check_count, nearest_existing
-from betadiffusion.cli.conditions import condition_options, known_condition
 from betadiffusion.cli.loading import check_png, load_pipeline
-from betadiffusion.cli.walking import (
-    DEFAULTS,
-    Clock,
-    Method,
-    Variable,
-    check_end,
-    check_seed,
-    no_effect,
-    walking_options,
-)
+from betadiffusion.cli.walking import Walking, check_end, check_seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,7 +95,7 @@ def directions(
     x = torch.from_numpy(held_out.images(np.arange(min(num_images, len(held_out)))))
     pictures = {}
     for direction in tqdm(found, desc="pictures", disable=None):
-        rows = _edit_rows(pipeline, x, [direction.name], GRID_STRENGTHS, level, show, seed=0, walking={})
+        rows = _edit_rows(pipeline, x, [direction.name], GRID_STRENGTHS, level, show, seed=0, walk={})
         pictures[direction.name] = grid(rows, _edit_columns(GRID_STRENGTHS))
     path = save(run / "directions", found, fingerprint(pipeline.vae))
     for name, picture in pictures.items():
@@ -125,18 +115,7 @@ def edit(
     show: Show | None = None,
     num_images: int = 8,
     code: Code = "draw",
-    class_: str | None = None,
-    attribute: tuple[str, ...] = (),
-    text: str | None = None,
-    guidance: float = 1.0,
-    guidance_interval: tuple[float, ...] = (0.0, 1.0),
-    end: float = 0.0,
-    steps: int = 20,
-    method: Method | None = None,
-    variable: Variable | None = None,
-    eta: float = 0.0,
-    churn: float = 0.0,
-    clock: Clock = "fitted",
+    walking: Walking,
     seed: int = 0,
     out: Path | None = None,
 ) -> None:
@@ -153,32 +132,18 @@ def edit(
             other; by default the first, of a baseline the second.
         num_images: images from each folder or zip, its first by name, or from the held-out ones.
         code: what the walk starts from: a draw of q(z|x;t), or its mean, which keeps more of the image and is blurred.
-        class_: what to walk to: a class, a name or a number, in a run with condition.kind "labels".
-        attribute: attributes to have, NAME=1, or not to have, NAME=0, in a run with condition.kind "attributes".
-        text: a description, in a run with condition.kind "text".
-        guidance: how much more than the condition alone, which is 1; each step then costs twice as much.
-        guidance_interval: levels between which guidance acts, as "0.2 0.8".
-        end: level to walk to.
-        steps: steps of the walk; "heun" takes two network evaluations in each, the others one.
-        method: euler, heun, multistep (order 2) or multistep3 (order 3); by default as for `sample`.
-        variable: what the steps are polynomials in: t, sigma, log_snr or standard; by default what suits.
-        eta: share of fresh noise in the walk.
-        churn: steps to climb, under fresh noise, before each step down; 0 for none.
-        clock: what the levels are even in; see betadiffusion sample.
         seed: of all noise, of which every strength gets the same.
         out: the picture, a .png; RUN/edits.png by default.
     """
     show = show or _usual(run)
-    walking = _walking(show, code, seed, walking_options(steps, method, variable, eta, churn, clock, end))
-    useless = "with --show alone" if show == "alone" else ""
-    asked = condition_options(class_, attribute, text, guidance, guidance_interval, useless)
+    _check_walking(show, code, seed, walking)
     if not direction:
         raise ValueError("--direction is missing: give one or more names of betadiffusion directions")
     check_count(given, images, num_images)
     out = out or run / "edits.png"
     check_png(out)
     pipeline = load_pipeline(run, needs_denoiser=show != "alone")
-    walking |= known_condition(pipeline, asked)
+    walk = {"code": code, **walking.options(pipeline)}
     import torch
 
     from betadiffusion.cli.pictures import images_of, save
@@ -196,11 +161,11 @@ def edit(
         if len(levels) > 1:
             raise ValueError(f"--level is missing: there are directions of this name at {', '.join(map(str, levels))}")
         level = levels[0] if levels else known[0].level
-    check_end(end, level)
+    check_end(walking.end, level)
     for name in direction:
         find(known, name, level)
     x = torch.from_numpy(images_of(run, images, pipeline.vae.image_shape, num_images))
-    rows = _edit_rows(pipeline, x, direction, strengths, level, show, seed, walking)
+    rows = _edit_rows(pipeline, x, direction, strengths, level, show, seed, walk)
     save(out, grid(rows, _edit_columns(strengths)))
     print(f"{len(x)} images along {', '.join(direction)} at level {level:g}: {out}")
 
@@ -215,18 +180,7 @@ def interpolate(
     interpolation: Literal["slerp", "linear"] = "slerp",
     show: Show | None = None,
     code: Code = "draw",
-    class_: str | None = None,
-    attribute: tuple[str, ...] = (),
-    text: str | None = None,
-    guidance: float = 1.0,
-    guidance_interval: tuple[float, ...] = (0.0, 1.0),
-    end: float = 0.0,
-    steps: int = 20,
-    method: Method | None = None,
-    variable: Variable | None = None,
-    eta: float = 0.0,
-    churn: float = 0.0,
-    clock: Clock = "fitted",
+    walking: Walking,
     seed: int = 0,
     out: Path | None = None,
 ) -> None:
@@ -244,25 +198,11 @@ def interpolate(
         show: images walked back to level 0 by the diffusion, by the VAE alone (from the means), or both, one below the
             other; by default the first, of a baseline the second.
         code: what the walk starts from: a draw of q(z|x;t), or its mean, which keeps more of the image and is blurred.
-        class_: what to walk to: a class, a name or a number, in a run with condition.kind "labels".
-        attribute: attributes to have, NAME=1, or not to have, NAME=0, in a run with condition.kind "attributes".
-        text: a description, in a run with condition.kind "text".
-        guidance: how much more than the condition alone, which is 1; each step then costs twice as much.
-        guidance_interval: levels between which guidance acts, as "0.2 0.8".
-        end: level to walk to.
-        steps: steps of the walk; "heun" takes two network evaluations in each, the others one.
-        method: euler, heun, multistep (order 2) or multistep3 (order 3); by default as for `sample`.
-        variable: what the steps are polynomials in: t, sigma, log_snr or standard; by default what suits.
-        eta: share of fresh noise in the walk.
-        churn: steps to climb, under fresh noise, before each step down; 0 for none.
-        clock: what the levels are even in; see betadiffusion sample.
         seed: of all noise.
         out: a .png for a strip, a .gif or .mp4 for an animation, there and back; RUN/interpolation.png by default.
     """
     show = show or _usual(run)
-    walking = _walking(show, code, seed, walking_options(steps, method, variable, eta, churn, clock, end))
-    useless = "with --show alone" if show == "alone" else ""
-    asked = condition_options(class_, attribute, text, guidance, guidance_interval, useless)
+    _check_walking(show, code, seed, walking)
     if frames < 2:
         raise ValueError(f"--frames must be at least 2, not {frames}")
     _check_levels(level)
@@ -274,7 +214,7 @@ def interpolate(
     if out.suffix == ".mp4":
         pictures.ffmpeg()
     pipeline = load_pipeline(run, needs_denoiser=show != "alone")
-    walking |= known_condition(pipeline, asked)
+    walk = {"code": code, **walking.options(pipeline)}
     import torch
 
     from betadiffusion.pipelines.interpolation import numbers
@@ -282,7 +222,7 @@ def interpolate(
 
     level, chosen = _levels(pipeline, level), numbers(dims)
     for each in level:
-        check_end(end, each)
+        check_end(walking.end, each)
     x = torch.from_numpy(pictures.images_of(run, images, pipeline.vae.image_shape, 1 if images else 2))
     if len(x) != 2:
         raise ValueError(f"interpolate needs two images, not {len(x)}")
@@ -290,7 +230,7 @@ def interpolate(
     rows = {}
     for each in level:
         for way in WAYS[show]:
-            options = _options(way, seed, walking) | {"interpolation": interpolation}
+            options = _options(way, seed, walk) | {"interpolation": interpolation}
             made = pipeline.interpolate(x[:1], x[1:], weights, each, chosen, **options).images * 2 - 1
             rows[f"level {each:g}, {way}" if show == "both" else f"level {each:g}"] = made
     columns = [f"{weight:.3g}" for weight in weights]
@@ -345,19 +285,18 @@ def _disco(folder: Path, pipeline: "BetaDiffusionPipeline") -> "tuple[np.ndarray
     return model.navigator.detach().numpy(), model.code_level
 
 
-def _walking(show: Show, code: Code, seed: int, options: dict[str, Any]) -> dict[str, Any]:
-    """The code to walk from and the options of the walk; ValueError for those that are given where nothing walks."""
+def _check_walking(show: Show, code: Code, seed: int, walking: Walking) -> None:
+    """ValueError for a seed that no generator takes, and for what a walk is asked for where nothing walks."""
     check_seed(seed)
-    if show == "alone" and (options != DEFAULTS or code != "draw" or seed):
-        raise no_effect("with --show alone", "code", "seed")
-    return {"code": code, **options}
+    if show == "alone":
+        walking.refuse("with --show alone", code=code != "draw", seed=seed != 0)
 
 
-def _options(way: str, seed: int, walking: dict[str, Any]) -> dict[str, Any]:
+def _options(way: str, seed: int, walk: dict[str, Any]) -> dict[str, Any]:
     """How the pipeline makes a row: the VAE alone from the mean; the walk's draws are the same ones every time."""
     import torch
 
-    options = {"denoise": False, "code": "mean"} if way == ALONE else walking
+    options = {"denoise": False, "code": "mean"} if way == ALONE else walk
     return {**options, "generator": torch.Generator().manual_seed(seed), "output_type": "pt"}
 
 
@@ -369,7 +308,7 @@ def _edit_rows(
     level: float,
     show: Show,
     seed: int,
-    walking: dict[str, Any],
+    walk: dict[str, Any],
 ) -> "dict[str, Tensor]":
     """A labelled row for each direction, image and way: the original, then the image at each strength."""
     import torch
@@ -377,7 +316,7 @@ def _edit_rows(
     rows = {}
     for name in names:
         edited = {
-            way: [pipeline.edit(x, name, s, level, **_options(way, seed, walking)).images * 2 - 1 for s in strengths]
+            way: [pipeline.edit(x, name, s, level, **_options(way, seed, walk)).images * 2 - 1 for s in strengths]
             for way in WAYS[show]
         }
         for i, original in enumerate(x / 127.5 - 1):

@@ -1,7 +1,7 @@
 """From a typed function to its command line; jsonargparse does the typing, this file the words.
 
-Positional parameters become positional arguments, keyword-only ones options, and a RunConfig one option per key, with
---config FILE to read keys from YAML. Docstrings are the help.
+Positional parameters become positional arguments, keyword-only ones options, a RunConfig one option per key, with
+--config FILE to read keys from YAML, and any other dataclass one option per field. Docstrings are the help.
 """
 
 import dataclasses
@@ -48,9 +48,11 @@ def parse(name: str, command: Callable[..., None], argv: list[str]) -> dict[str,
             arguments[parameter.name] = _build(RunConfig, values)
         elif parameter.name == "given":
             arguments["given"] = frozenset(given.keys())
+        elif dataclasses.is_dataclass(kind := parameter.annotation):
+            fields = inspect.signature(kind).parameters.values()
+            arguments[parameter.name] = kind(**{field.name: _value(values, field) for field in fields})
         else:
-            value = values[_key(parameter)]
-            arguments[parameter.name] = tuple(value) if isinstance(value, list) else value
+            arguments[parameter.name] = _value(values, parameter)
     return arguments
 
 
@@ -66,6 +68,7 @@ def make_parser(name: str, command: Callable[..., None]) -> tuple[ArgumentParser
         print_config=None,
     )
     keys: Types = {}
+    groups: list[type] = []
     helps = argument_help(documentation)
     short = {key: option for option, key in SHORT.get(name, {}).items()}
     for parameter in inspect.signature(command).parameters.values():
@@ -73,11 +76,32 @@ def make_parser(name: str, command: Callable[..., None]) -> tuple[ArgumentParser
             parser.add_argument("--config", action="config", metavar="FILE", help="YAML with any of the keys below.")
             options = [f"[{option} {key.rpartition('.')[2].upper()}]" for key, option in short.items()]
             parser.usage = f"%(prog)s [--config FILE] {' '.join(options)} [--KEY VALUE ...]"
+        elif dataclasses.is_dataclass(parameter.annotation):
+            groups.append(parameter.annotation)
         elif parameter.name != "given":
             _add(parser, keys, parameter, helps[parameter.name])
+    for kind in groups:
+        documentation = inspect.getdoc(kind) or ""
+        group, helps = parser.add_argument_group(_title(documentation)), argument_help(documentation)
+        for field in inspect.signature(kind).parameters.values():
+            _add(group, keys, field, helps[field.name])
     if "config" in inspect.signature(command).parameters:
         _add_config(parser, keys, RunConfig(), short)
     return parser, keys
+
+
+def defaults(command: Callable[..., None]) -> dict[str, Any]:
+    """The options of a command by their parameters, those of its dataclasses too, and their defaults."""
+    found: dict[str, Any] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        several = dataclasses.is_dataclass(parameter.annotation)
+        found |= defaults(parameter.annotation) if several else {parameter.name: parameter.default}
+    return found
+
+
+def _title(documentation: str) -> str:
+    """The first line of a docstring, as that of a group of options."""
+    return documentation.partition("\n")[0].rstrip(".").replace("None", "null")
 
 
 def argument_help(documentation: str) -> dict[str, str]:
@@ -150,7 +174,13 @@ def _long(argument: str, short: dict[str, str]) -> str:
     return short.get(option, option) + equals + value
 
 
-def _add(parser: ArgumentParser, keys: Types, parameter: inspect.Parameter, text: str) -> None:
+def _value(values: Namespace, parameter: inspect.Parameter) -> Any:
+    """What was parsed for one parameter."""
+    value = values[_key(parameter)]
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _add(parser: Any, keys: Types, parameter: inspect.Parameter, text: str) -> None:
     """One argument for one parameter."""
     name, kind, default = _key(parameter), parameter.annotation, parameter.default
     several: dict[str, Any] = {}
@@ -190,7 +220,7 @@ def _add_config(parser: Any, keys: Types, config: Any, short: dict[str, str], se
     """One option for every key of a configuration, in a group for each of its dataclasses."""
     documentation = inspect.getdoc(config) or ""
     helps = argument_help(documentation)
-    group = parser.add_argument_group(documentation.partition("\n")[0].rstrip(".").replace("None", "null"))
+    group = parser.add_argument_group(_title(documentation))
     sections = []
     for field in dataclasses.fields(config):
         key, default = f"{section}{field.name}", getattr(config, field.name)
