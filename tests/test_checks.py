@@ -7,11 +7,12 @@ import yaml
 
 from betadiffusion.cli import checks, commands, parsing
 from betadiffusion.training.config import RunConfig
+from betadiffusion.training.files import flat
 
 CONFIGS = sorted(Path(__file__).parents[1].joinpath("configs").glob("*.yaml"))
 NUMERIC = [
     key
-    for key, value in checks.flat(RunConfig()).items()
+    for key, value in flat(RunConfig()).items()
     if isinstance(value, (int, float, list, tuple))
     and not isinstance(value, bool)
     and key not in ("stages", "trackers")
@@ -39,7 +40,7 @@ def changed(**values):
 @pytest.mark.parametrize("key", NUMERIC)
 @pytest.mark.parametrize("bad", [-1, float("nan"), float("inf")])
 def test_every_number_has_a_range(key, bad):
-    value = checks.flat(RunConfig())[key]
+    value = flat(RunConfig())[key]
     bad = type(value)([bad, bad]) if isinstance(value, (list, tuple)) else bad
     with pytest.raises(ValueError, match=key):
         checks.check(changed(**{key.replace(".", "__"): bad}))
@@ -141,8 +142,8 @@ def test_configs_pass_every_check_and_build(file):
     commands._build_on_meta(config)
     if file.stem == "demo":
         assert config == RunConfig()
-        written = parsing._lines(yaml.compose(file.read_text()), checks.flat(RunConfig()), "")
-        keys = {key for key in checks.flat(RunConfig()) if not key.startswith("baseline.")}
+        written = parsing._lines(yaml.compose(file.read_text()), flat(RunConfig()), "")
+        keys = {key for key in flat(RunConfig()) if not key.startswith("baseline.")}
         assert keys <= written.keys()  # all that its models have, with their comments
     else:
         assert config.out == f"runs/{file.stem}"
@@ -151,7 +152,7 @@ def test_configs_pass_every_check_and_build(file):
 @pytest.mark.parametrize("file", [file for file in CONFIGS if file.stem != "demo"], ids=lambda file: file.stem)
 def test_configs_hold_only_what_differs(file):
     config = parsing.parse("train", commands.train, ["--config", str(file)])["config"]
-    defaults, values = checks.flat(RunConfig()), checks.flat(config)
+    defaults, values = flat(RunConfig()), flat(config)
     written = parsing._lines(yaml.compose(file.read_text()), defaults, "").keys() & defaults.keys()
     assert {key for key in written if values[key] == defaults[key]} <= {"data.source", "data.size"}
 

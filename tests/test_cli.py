@@ -15,12 +15,13 @@ import pytest
 from PIL import Image
 
 from betadiffusion import clocks, samplers
-from betadiffusion.cli import checks, commands, parsing, walking
+from betadiffusion.cli import commands, parsing, walking
 from betadiffusion.cli.main import COMMANDS, main
 from betadiffusion.data import DataError
 from betadiffusion.pipelines.pipeline import BetaDiffusionPipeline
 from betadiffusion.training.config import OptimisationConfig, ReportConfig, RunConfig
 from betadiffusion.training.errors import Interrupted, TrainingError
+from betadiffusion.training.files import flat
 from cli_cases import left_over, sentence
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -114,7 +115,7 @@ def test_help_explains(argv, text, capsys):
 
 def test_every_key_has_help_and_a_type():
     _, keys = parsing.make_parser("train", commands.train)
-    assert list(keys) == sorted(checks.flat(RunConfig()), key=list(keys).index)
+    assert list(keys) == sorted(flat(RunConfig()), key=list(keys).index)
     assert "" not in {parsing.describe(kind) for kind in keys.values()}
 
 

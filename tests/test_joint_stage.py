@@ -131,8 +131,8 @@ def test_the_slope_has_the_gradient_of_df_dt():
     class Turning:  # f = exp(w t) x, so that df/dt = w f and its derivative in w is (1 + w t) f
         w = torch.tensor(0.7, requires_grad=True)
 
-        def encode_mean(self, x, t):
-            return (self.w * t).exp()[:, None, None, None] * x
+        def posterior(self, x, t):
+            return (self.w * t).exp()[:, None, None, None] * x, torch.ones_like(x)
 
     x, t = torch.rand(5, 2, 1, 1) + 0.5, torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
     f = (0.7 * t).exp()[:, None, None, None] * x

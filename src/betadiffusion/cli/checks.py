@@ -1,6 +1,5 @@
 """What a configuration must satisfy before any work starts. No torch here, so that a slip shows at once."""
 
-import dataclasses
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 from betadiffusion.baselines.presets import PRESETS, baseline_arguments, is_baseline
 from betadiffusion.models.presets import beta_diffusion_preset, denoiser_preset, vae_preset
 from betadiffusion.training.config import RunConfig, autoencoder, chosen, denoiser_name, diffusion_clash
+from betadiffusion.training.files import flat
 
 ANY_SIGN = {"logit_mean"}
 MAY_BE_ZERO = {
@@ -65,15 +65,6 @@ def check_count(given: frozenset[str], sources: Sequence[str], count: int) -> No
 def nearest_existing(path: Path) -> Path:
     """The path, or else the nearest folder above it, that is there."""
     return next(each for each in (path, *path.absolute().parents) if each.exists())
-
-
-def flat(config: Any, section: str = "") -> dict[str, Any]:
-    """Every value of nested dataclasses by its dotted key."""
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        key, value = f"{section}{field.name}", getattr(config, field.name)
-        values |= flat(value, f"{key}.") if dataclasses.is_dataclass(value) else {key: value}
-    return values
 
 
 def _numbers(config: RunConfig) -> Iterator[str]:

@@ -4,7 +4,6 @@ import netrc
 import os
 import socket
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -12,7 +11,7 @@ from accelerate import Accelerator
 from torch.utils.benchmark import Timer
 
 from betadiffusion.training.config import RunConfig
-from betadiffusion.training.files import plain
+from betadiffusion.training.files import flat
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
@@ -29,7 +28,8 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         Path(config.out).mkdir(parents=True, exist_ok=True)
         options = {"wandb": {"dir": config.out, "mode": wandb_mode()}} if "wandb" in config.trackers else {}
         project = os.environ.get("WANDB_PROJECT", "betadiffusion")  # entity and name wandb reads by itself
-        accelerator.init_trackers(project, config=_flat(plain(config)), init_kwargs=options)
+        values = {key: str(value) for key, value in flat(config).items()}
+        accelerator.init_trackers(project, config=values, init_kwargs=options)
     return accelerator
 
 
@@ -67,10 +67,3 @@ def matmul_seconds(dtype: torch.dtype) -> float:
     """Median time of a product of two matrices of 512 x 512 on one CPU core."""
     matrix = torch.ones(512, 512, dtype=dtype)
     return Timer("matrix @ matrix", globals={"matrix": matrix}).blocked_autorange(min_run_time=0.02).median
-
-
-def _flat(value: dict[str, Any], where: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{where}{key}.") if isinstance(item, dict) else {f"{where}{key}": str(item)}
-    return flat

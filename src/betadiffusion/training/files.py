@@ -72,6 +72,15 @@ def write_folder(path: Path, fill: Callable[[Path], Any]) -> None:
         remove(path)
 
 
+def flat(config: Any, section: str = "") -> dict[str, Any]:
+    """Every value of nested dataclasses by its dotted key."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        key, value = f"{section}{field.name}", getattr(config, field.name)
+        values |= flat(value, f"{key}.") if dataclasses.is_dataclass(value) else {key: value}
+    return values
+
+
 def plain(value: Any) -> Any:
     """Dataclasses, tuples and paths as dictionaries, lists and strings, as JSON would give them back."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -200,8 +200,7 @@ def slope(vae: Autoencoder, given: Tensor, t: Tensor) -> Tensor:
     centre = t.clamp(HALF_STEP, 1 - HALF_STEP)
     levels, given = torch.cat([centre - HALF_STEP, centre + HALF_STEP]), torch.cat([given, given]).float()
     with torch.autocast(given.device.type, enabled=False):
-        mean = vae.posterior_of(given, levels)[0] if hasattr(vae, "features") else vae.encode_mean(given, levels)
-    before, after = mean.chunk(2)
+        before, after = mean_of(vae, given, levels).chunk(2)
     return (after - before) / (2 * HALF_STEP)
 
 

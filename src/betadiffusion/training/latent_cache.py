@@ -37,6 +37,7 @@ class LatentCache:
         key = {"vae": fingerprint(vae), "images": images_key(images), "levels": levels.tolist()}
         vae = vae.to(memory_format=torch.channels_last)
 
+        @torch.no_grad()
         def fill(means: np.ndarray) -> None:
             bar = tqdm(total=len(images) * knots, desc="latent cache", unit=" means", unit_scale=True, disable=quiet)
             size = pass_size(vae.image_shape)
@@ -59,6 +60,7 @@ class LatentCache:
         weights, slopes = (w.to(rows)[..., None, None, None] for w in lagrange(self.knots[four], t))
         return (weights * rows).sum(1), (slopes * rows).sum(1)
 
+    @torch.no_grad()
     def relative_error(self, vae: Autoencoder, images: Subset, count: int, seed: int) -> float:
         """Error of the interpolated mean against exact encoding at random levels: rms in units of sigma(t)."""
         random = np.random.default_rng(seed)

@@ -128,13 +128,11 @@ def seen(vae: Autoencoder, x: Tensor) -> Tensor:
     return vae.features(x) if hasattr(vae, "features") else x
 
 
-@torch.no_grad()
 def mean_of(vae: Autoencoder, given: Tensor, t: Tensor) -> Tensor:
     """f(x,t) from given = seen(vae, x); t (B,) or ()."""
     return posterior_of(vae, given, t)[0]
 
 
-@torch.no_grad()
 def posterior_of(vae: Autoencoder, given: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and sigma of q(z|x;t) from given = seen(vae, x), both like the latent; t (B,) or ()."""
     return vae.posterior_of(given, t) if hasattr(vae, "features") else vae.posterior(given, t)

@@ -17,7 +17,7 @@ from betadiffusion.training.config import LevelsConfig, PathConfig, PerceptualCo
 from betadiffusion.training.feature_cache import FeatureCache
 from betadiffusion.training.images import load_images, pass_size
 from betadiffusion.training.level_draws import LevelDraw, spread_levels
-from betadiffusion.training.models import Autoencoder, posterior_of, seen
+from betadiffusion.training.models import Autoencoder, mean_of, posterior_of, seen
 from betadiffusion.training.perceptual import Perceptual
 from betadiffusion.training.pictures import save_grid
 from betadiffusion.training.pretext import draw_pretext
@@ -196,7 +196,7 @@ def curvature(model: Autoencoder, given: Tensor, t: Tensor) -> Tensor:
     levels = torch.cat([centre - CURVED_STEP, centre, centre + CURVED_STEP])
     with torch.autocast(given.device.type, enabled=False):
         given = torch.cat([given] * 3).float()
-        f = model.posterior_of(given, levels)[0] if hasattr(model, "features") else model.encode_mean(given, levels)
+        f = mean_of(model, given, levels)
     before, here, after = f.chunk(3)
     bend = (before - 2 * here + after) / CURVED_STEP**2
     return (bend / expand_as(model.sigma(centre).detach(), f)).square().flatten(1).mean(1)
